@@ -28,10 +28,12 @@ UNET = {
     "attention_head_dim": 8,
 }
 UNET_M9 = {**UNET, "cross_attention_dim": PROJECT}
+# 64 channels a head, as SD2 has: a single file does not store the number of heads
 UNET_M18 = {
     **UNET,
+    "block_out_channels": [64, 64, 128, 64],
     "cross_attention_dim": WIDTH,
-    "attention_head_dim": [2, 4, 4, 4],
+    "attention_head_dim": [1, 1, 2, 1],
     "use_linear_projection": True,
 }
 VAE = {
