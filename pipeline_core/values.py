@@ -1,4 +1,4 @@
-"""What travels between the rooms: request -> tokens -> conditioning -> latents -> images -> checked images.
+"""What travels between the rooms: request, tokens, conditioning, latents, images, checked images.
 
 Frozen dataclasses; tensors in them are never changed in place. Shapes use B images, T tokens,
 D conditioning width, H x W pixels.
@@ -7,6 +7,7 @@ D conditioning width, H x W pixels.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,7 +148,8 @@ def _check_prompts(request: ImageRequest) -> None:
     count = len(request.negative_prompts)
     if count not in (0, 1, len(request.prompts)):
         raise InvalidRequest(
-            f"{count} negative prompts for {len(request.prompts)} prompts; give none, one or as many"
+            f"{count} negative prompts for {len(request.prompts)} prompts; "
+            "give none, one for all, or one for each"
         )
 
 
@@ -175,7 +177,7 @@ def _check_sigmas(sigmas: tuple[float, ...] | None) -> None:
         raise InvalidRequest(f"sigmas has {len(sigmas)} values; at least two make a step")
     for value in sigmas:
         _check_number("sigmas", value, 0.0, 1e6)
-    if any(later >= earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
+    if any(later >= earlier for earlier, later in itertools.pairwise(sigmas)):
         raise InvalidRequest("sigmas must fall from value to value")
 
 
