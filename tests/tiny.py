@@ -48,10 +48,11 @@ VAE = {
     "sample_size": 64,
     "scaling_factor": 0.18215,
 }
+# 16 heads, as XLM-R-large has: a single file does not store the number of heads
 XLMR = {
     "hidden_size": WIDTH,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_attention_heads": 16,
     "intermediate_size": 48,
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
