@@ -8,11 +8,11 @@ from __future__ import annotations
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (216, 28, 36),
-    "orange": (255, 136, 0),
-    "yellow": (255, 222, 40),
+    "orange": (255, 134, 0),
+    "yellow": (255, 225, 44),
     "green": (38, 150, 62),
-    "blue": (30, 84, 214),
-    "purple": (122, 40, 160),
+    "blue": (26, 96, 216),
+    "purple": (136, 40, 158),
     "pink": (255, 150, 196),
     "brown": (112, 66, 30),
     "black": (16, 16, 18),
