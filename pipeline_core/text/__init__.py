@@ -1,1 +1,1 @@
-"""(room text)"""
+"""Prompt text to conditioning: syntax, languages, tokenizers, encoders, chunks, weights."""
