@@ -81,6 +81,24 @@ class ImageRequest:
         """One seed an image: `seed + index`, wrapping at 2**64."""
         return tuple((self.seed + index) % (MAX_SEED + 1) for index in range(self.count))
 
+    def single(self, index: int) -> ImageRequest:
+        """Return the request that makes image `index` alone.
+
+        Only the `per-image` noise can be cut: under the other conventions the request is returned
+        whole, since the batch shares one stream.
+        """
+        if self.noise != "per-image":
+            return self
+        row = index // self.images_per_prompt
+        negatives = self.negative_prompts
+        return dataclasses.replace(
+            self,
+            prompts=(self.prompts[row],),
+            negative_prompts=negatives if len(negatives) < 2 else (negatives[row],),
+            images_per_prompt=1,
+            seed=self.seeds[index],
+        )
+
     def to_metadata(self) -> dict[str, Any]:
         """Return plain JSON values of every field."""
         return dataclasses.asdict(self)
@@ -233,6 +251,7 @@ class Latents:
     """`samples` [B, 4, H/8, W/8] in VAE space (already divided by the scaling factor)."""
 
     samples: torch.Tensor
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
