@@ -87,6 +87,39 @@ def sniff(path: Path) -> FileKind:
     return "unknown"
 
 
+def is_pickle(file: Path) -> bool:
+    """Tell a pickle from safetensors by the first bytes.
+
+    Raises:
+        FileRefused: it is neither; the message says what to do.
+    """
+    kind = sniff(file)
+    if kind in PICKLE_KINDS:
+        return True
+    if kind != "safetensors":
+        advice = {
+            "git-lfs-pointer": "it is a Git LFS pointer, not the weights: run `git lfs pull`",
+            "html": "it is a web page saved under this name; download the file itself",
+            "empty": "it is empty; download it again",
+        }.get(kind, "it is neither safetensors nor a torch checkpoint")
+        raise FileRefused(f"{file} cannot be used: {advice}")
+    return False
+
+
+def pickle_refusal(source: Path, what: str = "") -> FileRefused:
+    """Return the one error for pickles without permission; it names the command that converts.
+
+    `source` is the file or folder to convert, `what` a guess of its content.
+    """
+    target = source.with_name(f"{source.stem if source.suffix else source.name}-safetensors")
+    guess = f" ({what})" if what else ""
+    return FileRefused(
+        f"{source}{guess} is a pickle, which can carry code, and pickles were not allowed. "
+        f'Convert it once: multilingual-diffusion models convert "{source}" "{target}" '
+        "--allow-pickle"
+    )
+
+
 def read_safetensors_header(path: Path) -> TensorHeader:
     """Read and check the header of a safetensors file; its data is not touched.
 
