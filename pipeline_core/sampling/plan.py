@@ -1,0 +1,214 @@
+"""Options -> `Plan`: a diffusers scheduler with its noise levels set, and the calls to make.
+
+Levels come from the scheduler itself ("model"), or are imposed on it: classes with a `sigmas`
+table take them there, DDIM and PNDM get the alphas of the levels as their whole table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InvalidRequest
+from ..models.specs import PredictionType
+from .options import SamplingOptions, total_steps
+from .samplers import SamplerSpec, find_sampler, make_noise_scheduler
+from .schedules import (
+    NoiseLevels,
+    Table,
+    explicit_levels,
+    flagai_levels,
+    make_levels,
+    sigmas_from_alphas,
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the network and of `scheduler.step`."""
+
+    scheduler_timestep: torch.Tensor  # 0-d, a value of scheduler.timesteps
+    timestep: float  # what the network is told
+    sigma: float  # noise level of the latents that go in
+    ends_step: bool  # False for the first of a step's two calls
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run: `calls` in order on `scheduler`, which has state and serves one run."""
+
+    scheduler: Any
+    spec: SamplerSpec
+    calls: tuple[Call, ...]
+    pure_noise_scale: float  # start noise times this, where no init latents are given
+    end_sigma: float  # noise level that is left on purpose, 0 if none
+
+    @property
+    def start_sigma(self) -> float:
+        """Noise level the run starts from."""
+        return self.calls[0].sigma
+
+    @property
+    def steps(self) -> int:
+        """Steps that run."""
+        return sum(call.ends_step for call in self.calls)
+
+
+def make_plan(
+    options: SamplingOptions, scheduler_config: Mapping[str, Any], prediction_type: PredictionType
+) -> Plan:
+    """Build the scheduler and list the calls.
+
+    Raises:
+        InvalidRequest: the options do not fit the model's schedule.
+    """
+    spec = find_sampler(options.sampler)
+    scheduler = make_noise_scheduler(
+        options.sampler, scheduler_config, prediction_type=prediction_type
+    )
+    table = sigmas_from_alphas(scheduler.alphas_cumprod.numpy().astype(np.float64))
+    levels = _chosen_levels(options, table)
+    imposed = levels is not None
+    if levels is None:
+        scheduler.set_timesteps(total_steps(options))
+        levels = _own_levels(scheduler, spec)
+    full_sigma = levels.sigmas[0]
+    pure_noise_scale = 1.0
+    if spec.variance_exploding:
+        own = float(scheduler.init_noise_sigma)
+        pure_noise_scale = (full_sigma**2 + 1) ** 0.5 if imposed else own
+    start, end = _window(options, levels.steps)
+    # What the schedule itself leaves at its end (DDIM: timestep 0) is no leftover.
+    end_sigma = levels.sigmas[end] if options.sigmas or end < levels.steps else 0.0
+    if end < levels.steps and not options.keep_leftover_noise:
+        levels, end_sigma, imposed = levels.cut(end), 0.0, True
+    if imposed:
+        scheduler = _impose(options.sampler, levels, scheduler_config, prediction_type)
+    calls = tuple(_calls(scheduler, spec, levels, start, end))
+    return Plan(scheduler, spec, calls, pure_noise_scale, end_sigma)
+
+
+def _chosen_levels(options: SamplingOptions, table: Table) -> NoiseLevels | None:
+    """Return the levels the options name; None for the scheduler's own."""
+    steps = total_steps(options)
+    if steps >= len(table):
+        raise InvalidRequest(
+            f"{steps} steps of a schedule are too many for a model with {len(table)} timesteps"
+        )
+    if options.sigmas is not None:
+        return explicit_levels(options.sigmas, table)
+    if options.timestep_rule == "flagai":
+        return flagai_levels(steps, table)
+    if options.schedule == "model":
+        return None
+    return make_levels(options.schedule, steps, table)
+
+
+def _own_levels(scheduler: Any, spec: SamplerSpec) -> NoiseLevels:
+    """Read the levels that `set_timesteps` chose, one entry a step."""
+    timesteps = scheduler.timesteps.double()
+    if spec.calls == "heun":  # t0, t1, t1, t2, t2 ...
+        timesteps = timesteps[::2]
+    elif spec.calls == "plms" and len(timesteps) > 1:  # t0, t1, t1, t2 ...
+        timesteps = torch.cat([timesteps[:1], timesteps[2:]])
+    if spec.accepts_sigmas:
+        stride = 2 if spec.calls == "heun" else 1  # s0, s1, s1, s2, s2 ... 0
+        starts, last = scheduler.sigmas[:-1:stride], scheduler.sigmas[-1]
+    else:
+        alphas = scheduler.alphas_cumprod[timesteps.long()]
+        starts = ((1 - alphas) / alphas) ** 0.5
+        last = ((1 - scheduler.final_alpha_cumprod) / scheduler.final_alpha_cumprod) ** 0.5
+    return NoiseLevels(tuple(timesteps.tolist()), (*starts.tolist(), float(last)))
+
+
+def _window(options: SamplingOptions, steps: int) -> tuple[int, int]:
+    """Return the steps that run, as start and end (exclusive)."""
+    start, end = options.start_step, min(options.end_step or steps, steps)
+    if options.denoise < 1:
+        start = max(steps - options.steps, 0)
+    elif options.strength < 1:
+        start = steps - int(steps * options.strength)
+    if start >= end:
+        raise InvalidRequest(
+            f"no step is left to run: {steps} steps with strength {options.strength:g}, "
+            f"start_step {options.start_step} and end_step {options.end_step}"
+        )
+    return start, end
+
+
+def _impose(
+    sampler: str,
+    levels: NoiseLevels,
+    scheduler_config: Mapping[str, Any],
+    prediction_type: PredictionType,
+) -> Any:
+    """Return a scheduler that walks exactly these levels."""
+    spec, steps = find_sampler(sampler), levels.steps
+    sigmas = torch.tensor(levels.sigmas, dtype=torch.float64)
+    if spec.accepts_sigmas:
+        overrides = spec.open_end if levels.sigmas[-1] > 0 else {}
+        scheduler = make_noise_scheduler(
+            sampler, scheduler_config, prediction_type=prediction_type, **overrides
+        )
+        scheduler.set_timesteps(steps)
+        _write_sigmas(scheduler, spec, levels)
+        return scheduler
+    if spec.calls == "plms" and steps > 2 and np.ptp(np.diff(levels.timesteps)) > 1 + 1e-6:
+        raise InvalidRequest(
+            "plms combines steps of one length and these sigmas lie at unequal timesteps; take "
+            "'lms' or 'ddim'"
+        )
+    scheduler = make_noise_scheduler(
+        sampler,
+        scheduler_config,
+        prediction_type=prediction_type,
+        num_train_timesteps=steps,
+        trained_betas=None,
+        timestep_spacing="leading",
+        steps_offset=0,
+    )
+    scheduler.set_timesteps(steps)
+    alphas = (1 / (1 + sigmas**2)).float()
+    scheduler.alphas_cumprod = alphas[:-1].flip(0)
+    scheduler.final_alpha_cumprod = alphas[-1]
+    return scheduler
+
+
+def _write_sigmas(scheduler: Any, spec: SamplerSpec, levels: NoiseLevels) -> None:
+    sigmas = torch.tensor(levels.sigmas, dtype=torch.float32)
+    timesteps = torch.tensor(levels.timesteps, dtype=torch.float32)
+    if spec.calls == "heun":
+        sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+        timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+    if spec.whole_timesteps:
+        timesteps = timesteps.round().long()
+    scheduler.sigmas, scheduler.timesteps = sigmas, timesteps
+
+
+def _calls(
+    scheduler: Any, spec: SamplerSpec, levels: NoiseLevels, start: int, end: int
+) -> Iterator[Call]:
+    """List the calls of steps `start`..`end` and set the scheduler to the first."""
+    per_step = 2 if spec.calls == "heun" else 1
+    own = scheduler.timesteps
+    if spec.calls == "plms" and len(own) > 1:
+        own = torch.cat([own[:1], own[2:]])
+    if spec.accepts_sigmas:
+        scheduler.set_begin_index(start * per_step)
+
+    def call(step: int, index: int, ends_step: bool) -> Call:
+        timestep = levels.timesteps[step]
+        told = round(timestep) if spec.whole_timesteps else timestep
+        return Call(own[index], told, levels.sigmas[step], ends_step)
+
+    for step in range(start, end):
+        twice = step + 1 < levels.steps and (
+            spec.calls == "heun" or (spec.calls == "plms" and step == start)
+        )
+        yield call(step, step * per_step, not twice)
+        if twice:
+            yield call(step + 1, step * per_step + 1, True)
