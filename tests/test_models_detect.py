@@ -54,6 +54,7 @@ def test_folders(tmp_path, model, spec, encoder, family, weights):
         ("alt_diffusion_M9-fp16", "altdiffusion-m9"),
         ("AltDiffusion", "altdiffusion"),
         ("altdiffusion-m2", "altdiffusion"),
+        ("models--BAAI--AltDiffusion/snapshots/0a1b2c", "altdiffusion"),
         ("other", "altdiffusion-m9"),
         ("am9x", "altdiffusion-m9"),
     ],

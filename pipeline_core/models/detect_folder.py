@@ -27,6 +27,7 @@ def detect_folder(folder: Path) -> Detection:
     reasons = ["model_index.json present" if has_index else "sub-folders unet/text_encoder present"]
     parts, absent = _find_parts(folder, index)
     reasons += [f"{name}: declared absent" for name in absent]
+    missing = tuple(name for name in PARTS if name in index and name not in {*parts, *absent})
     reasons += [f"{name}: not in the folder" for name in PARTS if name not in {*parts, *absent}]
 
     encoder, text_config = _folder_encoder(parts.get("text_encoder"), reasons)
@@ -40,7 +41,7 @@ def detect_folder(folder: Path) -> Detection:
         width = config.get("cross_attention_dim")
         reasons.append(reason)
     layout = _folder_layout(folder, index, reasons)
-    hints = (folder.name, index.get("_name_or_path"), text_config.get("_name_or_path"))
+    hints = (_own_name(folder), index.get("_name_or_path"), text_config.get("_name_or_path"))
     spec = nearest_spec(encoder, width, hints, reasons)
     return Detection(
         path=folder,
@@ -50,9 +51,16 @@ def detect_folder(folder: Path) -> Detection:
         unet_family=unet_family,
         parts=parts,
         absent=absent,
+        missing=missing,
         needs_pickle=needs_pickle(parts),
         reasons=tuple(reasons),
     )
+
+
+def _own_name(folder: Path) -> str:
+    """Return the folder's name; in the hub's cache, `models--ORG--NAME/snapshots/HASH`, NAME."""
+    in_cache = folder.parent.name == "snapshots"
+    return folder.parent.parent.name.rpartition("--")[2] if in_cache else folder.name
 
 
 def _find_parts(

@@ -51,6 +51,7 @@ class Detection:
     unet_family: UNetFamily | None
     parts: Mapping[PartName, PartFiles]
     absent: tuple[PartName, ...] = ()  # declared absent by the folder, such as [null, null]
+    missing: tuple[PartName, ...] = ()  # declared by the folder's index, but not there
     has_ema: bool = False
     needs_pickle: bool = False  # at least one part's weights are a pickle
     reasons: tuple[str, ...] = ()  # one line each, for people
