@@ -27,7 +27,9 @@ def detect_folder(folder: Path) -> Detection:
     reasons = ["model_index.json present" if has_index else "sub-folders unet/text_encoder present"]
     parts, absent = _find_parts(folder, index)
     reasons += [f"{name}: declared absent" for name in absent]
-    missing = tuple(name for name in PARTS if name in index and name not in {*parts, *absent})
+    missing: tuple[PartName, ...] = tuple(
+        name for name in PARTS if name in index and name not in {*parts, *absent}
+    )
     reasons += [f"{name}: not in the folder" for name in PARTS if name not in {*parts, *absent}]
 
     encoder, text_config = _folder_encoder(parts.get("text_encoder"), reasons)
