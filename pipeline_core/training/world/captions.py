@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import InvalidRequest, UnknownName
-from .grammar import LANGUAGES, WORDS_OF, Template, load_grammar, pick
+from .grammar import Template, pick
+from .grammar_files import LANGUAGES, WORDS_OF, load_grammar
 from .scene import RELATIONS, ClaimedThing, Claims, Scene, random_hazard_scene, random_scene
 
 Split = Literal["train", "held-out", "all"]  # of templates: held-out ones are never trained on
