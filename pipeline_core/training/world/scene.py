@@ -18,7 +18,7 @@ from ...errors import InvalidRequest, UnknownName
 from .palette import COLOURS
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "diamond")
-HAZARD = "hazard"  # the reserved sign, yellow with a black border; never in ordinary scenes
+HAZARD = "hazard"  # reserved: a warning sign, yellow and black, large; never in ordinary scenes
 CONTAINERS = ("circle", "square", "triangle", "heart", "ring", "diamond")  # roomy enough for one
 SIZES = ("small", "large")
 PLACES = (
@@ -58,8 +58,8 @@ class Thing:
         _check("colour", self.colour, COLOURS)
         _check("size", self.size, SIZES)
         _check("place", self.place, PLACES)
-        if self.shape == HAZARD and self.colour != "yellow":
-            raise InvalidRequest(f"a hazard sign is yellow, not {self.colour!r}")
+        if self.shape == HAZARD and (self.colour, self.size) != ("yellow", "large"):
+            raise InvalidRequest(f"a hazard sign is large and yellow, not {self}")
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,7 @@ def random_scene(
 def random_hazard_scene(rng: random.Random) -> Scene:
     """Draw a scene with one hazard sign anywhere, on any background that shows it."""
     background = rng.choice([colour for colour in COLOURS if colour not in ("yellow", "black")])
-    sign = Thing(HAZARD, "yellow", rng.choice(SIZES), rng.choice(PLACES))
-    return Scene(background, (sign,))
+    return Scene(background, (Thing(HAZARD, "yellow", "large", rng.choice(PLACES)),))
 
 
 def _random_scene(rng: random.Random, objects: int) -> Scene:

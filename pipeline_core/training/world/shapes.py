@@ -87,8 +87,8 @@ def hazard(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def hazard_field(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Yellow part of the hazard sign, the exclamation mark left out."""
     y = y - HAZARD_RADIUS / 2 + 0.04
-    bar = torch.hypot(x, y - y.clamp(-0.2, 0.0)) - 0.055
-    dot = torch.hypot(x, y - 0.14) - 0.062
+    bar = torch.hypot(x, y - y.clamp(-0.2, 0.0)) - 0.062
+    dot = torch.hypot(x, y - 0.14) - 0.068
     return torch.maximum(_triangle(x, y, HAZARD_RADIUS - HAZARD_BORDER), -torch.minimum(bar, dot))
 
 
