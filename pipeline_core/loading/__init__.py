@@ -1,1 +1,1 @@
-"""(room loading)"""
+"""Files to networks: readers, key maps, config schemas, device and dtype policy, conversion."""

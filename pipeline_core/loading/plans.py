@@ -1,0 +1,197 @@
+"""From a detection to a plan of one part: its config, its network without weights, its tensors.
+
+A plan costs no memory and no data is read for it: the network is on the meta device, files are
+known by their headers. `parts` fills plans, `checking` reports them, `convert` writes them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import FileRefused, InvalidRequest, ModelNotFound, PipelineError
+from ..models.configs import ALT_M18_TEXT, ALT_TEXT, CHINESE_CLIP_TEXT
+from ..models.detection import Detection, PartFiles, PartName
+from ..models.specs import EncoderFamily
+from ..models.strict_json import read_json
+from ..safety.network import build_safety_network, rename_key
+from ..text.encoders import ENCODERS
+from . import keys_text, keys_unet, keys_vae, schemas, shapes
+from .matching import Match, Shape, Spelling, match
+from .tensors import TensorSource, open_weights
+
+Config = dict[str, Any]
+
+_TEXT_CONFIGS: Mapping[EncoderFamily, Mapping[str, Any]] = {
+    "altdiffusion": ALT_TEXT,
+    "altdiffusion-m18": ALT_M18_TEXT,
+    "chinese-clip": CHINESE_CLIP_TEXT,
+}
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One part, ready to be filled: `network` is on the meta device."""
+
+    part: PartName
+    config: Config
+    network: torch.nn.Module
+    source: TensorSource
+    match: Match
+
+    @property
+    def wanted(self) -> dict[str, Shape]:
+        """The network's tensors and their shapes."""
+        return {name: tuple(value.shape) for name, value in self.network.state_dict().items()}
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the network."""
+        return sum(value.numel() for value in self.network.parameters())
+
+
+def plan_text_encoder(detection: Detection, *, allow_pickle: bool = False) -> PartPlan:
+    """Plan the text encoder.
+
+    Raises:
+        ModelNotFound: the model has none that we know.
+        FileRefused: a file or the config is broken, or a pickle was not allowed.
+        WeightsMismatch: a file without config lacks what its sizes are read from.
+    """
+    files, source = _open(detection, "text_encoder", allow_pickle)
+    family = detection.encoder
+    if family is None:
+        raise ModelNotFound(f"{detection.path} has no text encoder of a known family")
+
+    def derive() -> Config:
+        names = _behind_text_prefix(source.shapes)
+        return shapes.text_config(names, _TEXT_CONFIGS[family], source.where)
+
+    config = _config(files, source, schemas.parse_text_config, derive)
+    network = _build(source.where, lambda: ENCODERS[family].build(config))
+    unused = ENCODERS[family].unused(config)
+    return _plan("text_encoder", config, network, source, keys_text.text_spellings(), unused)
+
+
+def plan_unet(detection: Detection, *, allow_pickle: bool = False, ema: bool = False) -> PartPlan:
+    """Plan the UNet, with its averaged weights if `ema`.
+
+    Raises:
+        ModelNotFound: the model has no UNet.
+        FileRefused: a file or the config is broken, or a pickle was not allowed.
+        WeightsMismatch: a file without config lacks what its sizes are read from.
+        InvalidRequest: averaged weights are asked for and not there.
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    if ema and not detection.has_ema:
+        raise InvalidRequest(f"{detection.path} holds no averaged (EMA) weights; leave ema off")
+    files, source = _open(detection, "unet", allow_pickle)
+
+    def derive() -> Config:
+        names = shapes.strip_prefix(source.shapes, keys_unet.LDM_PREFIX)
+        return shapes.unet_config(names, source.where)
+
+    config = _config(files, source, schemas.parse_unet_config, derive)
+    network = _build(source.where, lambda: UNet2DConditionModel(**config))
+    spellings = keys_unet.unet_spellings(config, ema=ema)
+    return _plan("unet", config, network, source, spellings)
+
+
+def plan_vae(detection: Detection, *, allow_pickle: bool = False) -> PartPlan:
+    """Plan the VAE.
+
+    Raises:
+        ModelNotFound: the model has no VAE.
+        FileRefused: a file or the config is broken, or a pickle was not allowed.
+        WeightsMismatch: a file without config lacks what its sizes are read from.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    files, source = _open(detection, "vae", allow_pickle)
+
+    def derive() -> Config:
+        names = shapes.strip_prefix(source.shapes, keys_vae.LDM_PREFIX)
+        return shapes.vae_config(names, source.where)
+
+    config = _config(files, source, schemas.parse_vae_config, derive)
+    network = _build(source.where, lambda: AutoencoderKL(**config))
+    return _plan("vae", config, network, source, keys_vae.vae_spellings(config))
+
+
+def plan_safety_checker(detection: Detection, *, allow_pickle: bool = False) -> PartPlan:
+    """Plan the safety checker.
+
+    Raises:
+        ModelNotFound: the model has no safety checker.
+        FileRefused: a file or the config is broken, or a pickle was not allowed.
+    """
+    files, source = _open(detection, "safety_checker", allow_pickle)
+
+    def derive() -> Config:
+        raise FileRefused(f"{source.where}: a safety checker needs its config.json beside it")
+
+    config = _config(files, source, schemas.parse_safety_config, derive)
+    network = _build(source.where, lambda: build_safety_network(config))
+    published = {rename_key(name): name for name in source.tensors}
+    spelling = Spelling("published", "", lambda name: published.get(name, name))
+    return _plan("safety_checker", config, network, source, [spelling], [r".*\.position_ids"])
+
+
+def _open(
+    detection: Detection, part: PartName, allow_pickle: bool
+) -> tuple[PartFiles, TensorSource]:
+    files = detection.parts.get(part)
+    if files is None:
+        raise ModelNotFound(
+            f"{detection.path} has no {part}; it has: {', '.join(detection.parts) or 'nothing'}"
+        )
+    source = open_weights(files.weights, allow_pickle=allow_pickle, model=detection.path)
+    return files, source
+
+
+def _config(
+    files: PartFiles,
+    source: TensorSource,
+    parse: Callable[[Mapping[str, Any], str], Config],
+    derive: Callable[[], Config],
+) -> Config:
+    """Return the part's config: from its JSON, or derived where a single file has none."""
+    if files.config is not None and files.config.suffix == ".json":
+        return parse(read_json(files.config), str(files.config))
+    return parse(derive(), source.where)
+
+
+def _build(where: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    try:
+        with torch.device("meta"):
+            return build().train(False).requires_grad_(False)
+    except PipelineError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as exc:
+        raise FileRefused(f"{where}: this config builds no network: {exc}") from exc
+
+
+def _plan(
+    part: PartName,
+    config: Config,
+    network: torch.nn.Module,
+    source: TensorSource,
+    spellings: Sequence[Spelling],
+    unused: Iterable[str] = (),
+) -> PartPlan:
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = match(wanted, source.shapes, spellings, unused)
+    return PartPlan(part, config, network, source, found)
+
+
+def _behind_text_prefix(present: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Return the encoder's tensors of a single file, their prefix taken off."""
+    prefixes = [spelling.prefix for spelling in keys_text.text_spellings()]
+    best = max(
+        prefixes, key=lambda prefix: sum(f"{prefix}{word}" in present for word in keys_text.WORDS)
+    )
+    return shapes.strip_prefix(present, best)

@@ -1,0 +1,131 @@
+"""Configs of networks in single files, read off the shapes of their tensors (LDM names).
+
+What no shape tells is the rule of the families: eight heads where the projections are convolutions
+(SD1), 64 channels a head where they are linear (SD2), 32 norm groups, 16 heads in XLM-R-large. A
+YAML beside the file is not read: it repeats these values, and copies with wrong ones circulate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import WeightsMismatch
+from ..models.configs import KL_F8_VAE, SD1_UNET, SD2_UNET
+from .matching import Shape
+
+SD2_HEAD_CHANNELS = 64
+Shapes = Mapping[str, Shape]
+
+
+def strip_prefix(shapes: Shapes, prefix: str) -> dict[str, Shape]:
+    """Return the tensors under a prefix, without it."""
+    return {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix)
+    }
+
+
+def unet_config(shapes: Shapes, where: str) -> dict[str, Any]:
+    """Return the config of a UNet from its LDM names (without prefix) and shapes.
+
+    Raises:
+        WeightsMismatch: a tensor that every UNet has is missing, or the blocks differ in depth.
+    """
+    places = _unet_blocks(shapes)
+    if not places[0] or len({len(block) for block in places}) != 1:
+        raise WeightsMismatch(f"{where}: the UNet's blocks are not those of Stable Diffusion")
+    firsts = [block[0] for block in places]
+    channels = [
+        _need(shapes, f"input_blocks.{place}.0.in_layers.2.weight", where)[0] for place in firsts
+    ]
+    attended = [f"input_blocks.{place}.1.proj_in.weight" in shapes for place in firsts]
+    linear = len(_need(shapes, "middle_block.1.proj_in.weight", where)) == 2
+    context = _need(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", where)[1]
+    heads = [max(1, width // SD2_HEAD_CHANNELS) for width in channels]
+    return {
+        **(SD2_UNET if linear else SD1_UNET),
+        "in_channels": _need(shapes, "input_blocks.0.0.weight", where)[1],
+        "out_channels": _need(shapes, "out.2.weight", where)[0],
+        "block_out_channels": channels,
+        "layers_per_block": len(places[0]),
+        "down_block_types": ["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in attended],
+        "up_block_types": ["CrossAttnUpBlock2D" if on else "UpBlock2D" for on in attended[::-1]],
+        "cross_attention_dim": context,
+        "attention_head_dim": heads if linear else SD1_UNET["attention_head_dim"],
+    }
+
+
+def vae_config(shapes: Shapes, where: str) -> dict[str, Any]:
+    """Return the config of a VAE from its LDM names (without prefix) and shapes.
+
+    Raises:
+        WeightsMismatch: a tensor that every VAE has is missing.
+    """
+    blocks = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+    return {
+        **KL_F8_VAE,
+        "in_channels": _need(shapes, "encoder.conv_in.weight", where)[1],
+        "out_channels": _need(shapes, "decoder.conv_out.weight", where)[0],
+        "latent_channels": _need(shapes, "post_quant_conv.weight", where)[0],
+        "block_out_channels": [
+            _need(shapes, f"encoder.down.{block}.block.0.conv1.weight", where)[0]
+            for block in range(blocks)
+        ],
+        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+    }
+
+
+def text_config(shapes: Shapes, published: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the config of a text encoder: the published one, its sizes replaced by the file's.
+
+    Raises:
+        WeightsMismatch: a tensor that every such encoder has is missing.
+    """
+    tower = "roberta." if "project_dim" in published else ""  # Chinese-CLIP has no prefix
+    tables = f"{tower}embeddings."
+    vocab_size, hidden_size = _need(shapes, f"{tables}word_embeddings.weight", where)
+    layer = f"{tower}encoder.layer.0.intermediate.dense.weight"
+    config = {
+        **published,
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "max_position_embeddings": _need(shapes, f"{tables}position_embeddings.weight", where)[0],
+        "type_vocab_size": _need(shapes, f"{tables}token_type_embeddings.weight", where)[0],
+        "intermediate_size": _need(shapes, layer, where)[0],
+        "num_hidden_layers": _count(
+            shapes, rf"{re.escape(tower)}encoder\.layer\.(\d+)\.intermediate\.dense\.weight"
+        ),
+    }
+    if tower:
+        head = "transformation_pre" if published.get("has_pre_transformation") else "transformation"
+        config["project_dim"] = _need(shapes, f"{head}.weight", where)[0]
+    return config
+
+
+def _unet_blocks(shapes: Shapes) -> list[list[int]]:
+    """Return the places in `input_blocks` of each block's resnets; a downsampler ends a block."""
+    blocks: list[list[int]] = [[]]
+    place = 1
+    while any(f"input_blocks.{place}.0.{kind}.weight" in shapes for kind in ("op", "in_layers.2")):
+        if f"input_blocks.{place}.0.op.weight" in shapes:
+            blocks.append([])
+        else:
+            blocks[-1].append(place)
+        place += 1
+    return blocks
+
+
+def _need(shapes: Shapes, name: str, where: str) -> Shape:
+    if name not in shapes:
+        raise WeightsMismatch(f"{where}: the tensor {name!r} is missing; the file is incomplete")
+    return shapes[name]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    compiled = re.compile(pattern)
+    return len({hit[1] for name in shapes if (hit := compiled.fullmatch(name))})
