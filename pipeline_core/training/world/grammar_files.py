@@ -67,9 +67,7 @@ def parse_grammar(language: str, data: Mapping[str, Any]) -> Grammar:
     """
     unknown = sorted(set(data) - _KEYS)
     if unknown or data["language"] != language:
-        raise FileRefused(
-            f"unknown keys {unknown}, or the file of another language than {language}"
-        )
+        raise FileRefused(f"unknown keys {unknown}, or not the file of {language}")
     words = {
         name: tuple(_word(entry, data.get("patterns", {})) for entry in _as_list(value))
         for name, value in data["words"].items()
@@ -108,7 +106,7 @@ def _template(name: str, kind: str, entry: str | dict[str, str], phrases: Any) -
         entry = {"text": entry}
     relation = None if kind == "one" else kind
     wordings = tuple(dict.fromkeys(_wordings(entry["text"], phrases)))
-    details = {_detail(wording, relation) for wording in wordings}
+    details = {_detail(name, wording, relation) for wording in wordings}
     if len(details) != 1:
         raise FileRefused(f"template {name}: its wordings claim different things: {details}")
     split = entry.get("split", "train")
@@ -148,18 +146,22 @@ def _for_thing(phrase: str, thing: str, form: str | None) -> str:
     return _SLOT.sub(handed_down, phrase)
 
 
-def _detail(wording: Pieces, relation: str | None) -> str:
-    """Name the optional claims of a wording; what every wording must claim is checked here."""
+def _detail(template: str, wording: Pieces, relation: str | None) -> str:
+    """Name the optional claims of a wording; what it must and must not claim is checked here."""
     slots = {(piece.role, piece.thing) for piece in wording if isinstance(piece, Slot)}
+    roles = {role for role, _ in slots}
     things = (0,) if relation is None else (0, 1)
     needed = {(role, thing) for role in ("shape", "colour") for thing in things}
     sizes = {("size", thing) for thing in things}
     if needed - slots:
-        raise FileRefused(f"{wording} does not name {sorted(needed - slots)}")
+        raise FileRefused(f"template {template} does not name {sorted(needed - slots)}")
+    if any(thing not in things for _, thing in slots):
+        raise FileRefused(f"template {template} speaks of a second thing where there is one")
     if sizes & slots and sizes - slots:
-        raise FileRefused(f"{wording} names the size of one thing only")
+        raise FileRefused(f"template {template} names the size of one thing only")
+    if relation and "place" in roles:
+        raise FileRefused(f"template {template} names a place, but two things have a relation only")
     optional = ("background", "size") if relation else ("background", "size", "place")
-    roles = {role for role, _ in slots}
     named = [role for role in optional if role in roles]
     return "full" if len(named) == len(optional) else "+".join(named) or "short"
 
@@ -171,7 +173,7 @@ def _check_words(grammar: Grammar) -> None:
                 raise FileRefused(f"no word for {role} {name}")
             if role in ("shape", "colour"):
                 for word in grammar.words[name]:
-                    _check_form(grammar, word, "word", {}, f"{role} {name}")
+                    _check_form(word, "word", {}, f"{role} {name}")
 
 
 def _check_wording(grammar: Grammar, template: Template, wording: Pieces) -> None:
@@ -191,10 +193,10 @@ def _check_wording(grammar: Grammar, template: Template, wording: Pieces) -> Non
             for word in grammar.words[name]:
                 own = [word] if piece.role == "shape" else nouns
                 for noun in own if "@" in piece.form else own[:1]:
-                    _check_form(grammar, word, piece.form, noun, where)
+                    _check_form(word, piece.form, noun, where)
 
 
-def _check_form(grammar: Grammar, word: Word, form: str, noun: Word, where: str) -> None:
+def _check_form(word: Word, form: str, noun: Word, where: str) -> None:
     try:
         inflect(word, form, noun)
     except KeyError:
