@@ -118,9 +118,9 @@ def all_words(language: str) -> tuple[str, ...]:
         for synonyms in load_grammar(language).words.values()
         for synonym in synonyms
         for form, text in synonym.items()
-        if form != "is" and text.strip()
+        if form != "is"
     }
-    return tuple(sorted(text.strip() for text in forms))
+    return tuple(sorted(forms))
 
 
 def corpus(n: int, seed: int, *, languages: Sequence[str] = LANGUAGES) -> Iterator[str]:
