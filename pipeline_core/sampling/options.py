@@ -110,6 +110,7 @@ def check_options(options: SamplingOptions) -> None:
     _check_sigmas(options)
     _check_window(options)
     _check_sampler(options)
+    _check_steps(options)
 
 
 _WHOLE: dict[str, tuple[int, int]] = {
@@ -166,15 +167,21 @@ def _check_sigmas(options: SamplingOptions) -> None:
             raise InvalidRequest(f"{name} does not go with sigmas, which are a schedule themselves")
 
 
+def _check_steps(options: SamplingOptions) -> None:
+    if options.sigmas is not None:
+        return
+    spec, total = find_sampler(options.sampler), total_steps(options)
+    low = {"model": spec.min_steps, "ddim_uniform": 2}.get(options.schedule, 1)
+    if not low <= total <= spec.max_steps:
+        tail = f"steps {options.steps} at denoise {options.denoise:g} make a schedule of "
+        raise InvalidRequest(
+            f"{tail if options.denoise < 1 else 'steps is '}{total}; sampler "
+            f"{options.sampler!r} takes {low}..{spec.max_steps}"
+        )
+
+
 def _check_sampler(options: SamplingOptions) -> None:
     sampler, spec = options.sampler, find_sampler(options.sampler)
-    total = total_steps(options)
-    if not spec.min_steps <= total <= spec.max_steps:
-        how = f"steps {options.steps} at denoise {options.denoise:g} make a schedule of "
-        raise InvalidRequest(
-            f"{how if options.denoise < 1 else 'steps is '}{total}; sampler {sampler!r} takes "
-            f"{spec.min_steps}..{spec.max_steps}"
-        )
     if options.eta and not spec.takes_eta:
         raise InvalidRequest(f"eta is {options.eta:g}; only 'ddim' takes it, not {sampler!r}")
     if spec.options.get("use_karras_sigmas") and options.schedule not in ("model", "karras"):

@@ -76,11 +76,11 @@ def make_plan(
     if levels is None:
         scheduler.set_timesteps(total_steps(options))
         levels = _own_levels(scheduler, spec)
-    full_sigma = levels.sigmas[0]
+        _check_falling(options, levels, spec)
     pure_noise_scale = 1.0
     if spec.variance_exploding:
         own = float(scheduler.init_noise_sigma)
-        pure_noise_scale = (full_sigma**2 + 1) ** 0.5 if imposed else own
+        pure_noise_scale = (levels.sigmas[0] ** 2 + 1) ** 0.5 if imposed else own
     start, end = _window(options, levels.steps)
     # What the schedule itself leaves at its end (DDIM: timestep 0) is no leftover.
     end_sigma = levels.sigmas[end] if options.sigmas or end < levels.steps else 0.0
@@ -94,13 +94,11 @@ def make_plan(
 
 def _chosen_levels(options: SamplingOptions, table: Table) -> NoiseLevels | None:
     """Return the levels the options name; None for the scheduler's own."""
-    steps = total_steps(options)
-    if steps >= len(table):
-        raise InvalidRequest(
-            f"{steps} steps of a schedule are too many for a model with {len(table)} timesteps"
-        )
     if options.sigmas is not None:
         return explicit_levels(options.sigmas, table)
+    steps = total_steps(options)
+    if steps >= len(table):
+        raise InvalidRequest(f"{steps} steps are too many for a model with {len(table)} timesteps")
     if options.timestep_rule == "flagai":
         return flagai_levels(steps, table)
     if options.schedule == "model":
@@ -123,6 +121,15 @@ def _own_levels(scheduler: Any, spec: SamplerSpec) -> NoiseLevels:
         starts = ((1 - alphas) / alphas) ** 0.5
         last = ((1 - scheduler.final_alpha_cumprod) / scheduler.final_alpha_cumprod) ** 0.5
     return NoiseLevels(tuple(timesteps.tolist()), (*starts.tolist(), float(last)))
+
+
+def _check_falling(options: SamplingOptions, levels: NoiseLevels, spec: SamplerSpec) -> None:
+    """Refuse a step of no length, which the next one divides by; the last one may have none."""
+    if spec.accepts_sigmas and not bool((np.diff(levels.sigmas[:-1]) < 0).all()):
+        raise InvalidRequest(
+            f"{levels.steps} steps are too many for sampler {options.sampler!r} with this "
+            "scheduler file: two steps would share a noise level; take fewer steps"
+        )
 
 
 def _window(options: SamplingOptions, steps: int) -> tuple[int, int]:

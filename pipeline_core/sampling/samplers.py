@@ -23,8 +23,10 @@ Calls = Literal["one", "heun", "plms"]
 class SamplerSpec:
     """One sampler: the diffusers class that takes its steps, and what is right for it.
 
-    `min_steps`..`max_steps` were found by running every sampler with 1, 2, 3, 5, 50, 999 and 1000
-    steps on the published scheduler file and on a re-saved one.
+    `min_steps`..`max_steps` hold for the model's own schedule and were found by running every
+    sampler with 1, 2, 3, 5, 50, 998, 999 and 1000 steps on the published scheduler file and on a
+    re-saved one: below, the only step would start at the clean end of the schedule; above, two
+    levels would be one (NaN), or the table would end.
     """
 
     scheduler: str  # class name in diffusers
@@ -38,7 +40,7 @@ class SamplerSpec:
     stochastic: bool = False  # draws noise in each step
     takes_eta: bool = False
     needs_scipy: bool = False
-    min_steps: int = 1
+    min_steps: int = 2
     max_steps: int = 999
 
 
@@ -59,12 +61,15 @@ SAMPLERS: dict[str, SamplerSpec] = {
         options=_DPMPP_2M,
         whole_timesteps=True,
         open_end=_OPEN_END,
+        min_steps=1,
+        max_steps=998,
     ),
     "dpmpp_2m_karras": SamplerSpec(
         scheduler="DPMSolverMultistepScheduler",
         options={**_DPMPP_2M, "use_karras_sigmas": True},
         whole_timesteps=True,
         open_end=_OPEN_END,
+        min_steps=1,
     ),
     "dpmpp_2m_sde": SamplerSpec(
         scheduler="DPMSolverMultistepScheduler",
@@ -72,9 +77,15 @@ SAMPLERS: dict[str, SamplerSpec] = {
         whole_timesteps=True,
         open_end=_OPEN_END,
         stochastic=True,
+        min_steps=1,
+        max_steps=998,
     ),
     "unipc": SamplerSpec(
-        scheduler="UniPCMultistepScheduler", whole_timesteps=True, open_end=_OPEN_END
+        scheduler="UniPCMultistepScheduler",
+        whole_timesteps=True,
+        open_end=_OPEN_END,
+        min_steps=1,
+        max_steps=998,
     ),
     "euler": SamplerSpec(scheduler="EulerDiscreteScheduler", variance_exploding=True),
     "euler_ancestral": SamplerSpec(
