@@ -29,6 +29,10 @@ class AltDiffusionEncoder(TextNetwork):
     def tower(self) -> Any:
         return self.roberta
 
+    @property
+    def width(self) -> int:
+        return self.transformation.out_features
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode windows; pads are masked for the tokens but have states of their own."""
         return self.transformation(self.states(ids, mask, roberta_positions(ids, self.pad_id)))

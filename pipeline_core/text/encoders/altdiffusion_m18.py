@@ -35,6 +35,10 @@ class AltDiffusionM18Encoder(TextNetwork):
     def tower(self) -> Any:
         return self.roberta
 
+    @property
+    def width(self) -> int:
+        return self.transformation_pre.out_features
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode windows; pads are masked for the tokens but have states of their own."""
         penultimate = self.states(ids, mask, roberta_positions(ids, self.pad_id))

@@ -32,6 +32,10 @@ class ChineseClipEncoder(TextNetwork):
     def tower(self) -> Any:
         return self
 
+    @property
+    def width(self) -> int:
+        return self.embeddings.word_embeddings.weight.shape[1]
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode windows; positions count from 0, pads included, as in BERT."""
         positions = torch.arange(ids.shape[1]).expand_as(ids)

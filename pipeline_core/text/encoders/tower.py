@@ -40,6 +40,11 @@ class TextNetwork(torch.nn.Module):
         raise NotImplementedError
 
     @property
+    def width(self) -> int:
+        """Numbers a token of what `forward` returns."""
+        raise NotImplementedError
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the word table; every token id lies below."""
         return self.tower.embeddings.word_embeddings.weight.shape[0]
