@@ -53,7 +53,7 @@ def _triangle(x: torch.Tensor, y: torch.Tensor, radius: float) -> torch.Tensor:
 
 def star(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Five-pointed star on two feet: the plane is folded onto half a point, one straight edge."""
-    x, y = x.abs(), -y - (STAR_TIP - STAR_TIP * math.cos(math.pi / 5)) / 2
+    x, y = x.abs(), STAR_TIP * (1 - math.cos(math.pi / 5)) / 2 - y
     for side in (1, -1):  # mirror at the lines through the notches
         normal_x, normal_y = side * math.cos(math.pi / 5), -math.sin(math.pi / 5)
         fold = 2 * (x * normal_x + y * normal_y).clamp_(min=0)
