@@ -91,7 +91,7 @@ def plain_loop(scheduler, steps, seeds, latents=None, begin=0, guidance_scale=7.
     """AltDiffusionPipeline's loop, and its img2img twin's where latents and `begin` are given."""
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps[begin * scheduler.order :]
-    if begin:
+    if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin * scheduler.order)
     noise = torch.cat(
         [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
