@@ -326,7 +326,7 @@ def test_regions_know_what_they_lie_on():
     assert [r.label for r in (ground, frame, hole, dot, tail)] == [0, 1, 0, 2, 3]
     assert [r.parent for r in (frame, hole, dot, tail)] == [ground, frame, hole, ground]
     assert hole.is_hole and not dot.is_hole
-    assert frame.with_what_lies_on_it() == [frame]
+    assert frame.filled() == [frame] and ground.filled() == [ground, frame, hole, dot, tail]
     assert (frame.area, frame.box, dot.box) == (18, (1, 1, 6, 7), (3, 3, 4, 5))
     assert numbers[3, 3] == dot.number
 

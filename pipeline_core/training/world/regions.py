@@ -33,10 +33,14 @@ class Region:
         (top, left, bottom, right), inner = self.box, other.box
         return top < inner[0] and left < inner[1] and inner[2] < bottom and inner[3] < right
 
-    def with_what_lies_on_it(self) -> list[Region]:
-        """List this region and those on it; holes, and what is seen through them, are left out."""
+    def family(self) -> list[Region]:
+        """List this region and all within it."""
+        return [self, *(region for child in self.children for region in child.family())]
+
+    def filled(self) -> list[Region]:
+        """List this region and all that lies on it; its own holes, and what is in them, do not."""
         on_it = [child for child in self.children if not child.is_hole]
-        return [self, *(region for child in on_it for region in child.with_what_lies_on_it())]
+        return [self, *(region for child in on_it for region in child.family())]
 
 
 def find_regions(labels: np.ndarray, ground: int) -> tuple[list[Region], np.ndarray]:
