@@ -15,12 +15,13 @@ from multilingual_diffusion.pipeline_core.models.folders import ModelFolders, sa
 
 HOSTILE = [
     "", ".", "..", "/", "//", "./x", "../x", "x/../../y", "x/..", "x/.", "x//y", "x/",
-    "/etc/passwd", "//server/share", "\\\\server\\share", "..\\x", "x\\..\\y", "\\x", "C:", "C:x", "C:\\x", "c:/x",
-    "x\0y", "\0", "x\ny", "x\ry", "x\r\ny", "x\ty", "x\x1by", "x\x7fy", "x\u2028y", "x\u202ey",
-    "\ufeffx", "x\ud800y", "CON", "con", "con.txt", "NUL", "nul.safetensors", "COM1", "lpt9.x",
-    "a/aux", "PRN/x", "x.", "x..", "x ", " x", "x /y", "x./y", "...", "....//x", ".hidden", ".git/config",
-    "~", "~root", "~/x", "x/~", "x*", "x?", 'x"y', "x<y", "x>y", "x|y", "x:stream", "a" * 256,
-    "a/" * 400 + "a" * 300, "\u6c34" * 90, "http://x/y", "file:///x", "%2e%2e/..",
+    "/etc/passwd", "//server/share", "\\\\server\\share", "..\\x", "x\\..\\y", "\\x", "C:", "C:x",
+    "C:\\x", "c:/x", "x\0y", "\0", "x\ny", "x\ry", "x\r\ny", "x\ty", "x\x1by", "x\x7fy", "x\u2028y",
+    "x\u202ey", "\ufeffx", "x\ud800y", "CON", "con", "con.txt", "NUL", "nul.safetensors", "COM1",
+    "lpt9.x", "a/aux", "PRN/x", "x.", "x..", "x ", " x", "x /y", "x./y", "...", "....//x",
+    ".hidden", ".git/config", "~", "~root", "~/x", "x/~", "x*", "x?", 'x"y', "x<y", "x>y", "x|y",
+    "x:stream", "a" * 256, "a/" * 400 + "a" * 300, "\u6c34" * 90, "http://x/y", "file:///x",
+    "%2e%2e/..",
 ]  # fmt: skip
 FINE = [
     "altdiffusion-m9", "sub/folder/model.safetensors", "$HOME", "%2e%2e", "a b", "a.b.c",
