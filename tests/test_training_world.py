@@ -89,7 +89,15 @@ def test_random_scenes_cover_the_world_and_repeat_by_seed():
         itertools.product(("small", "large"), ("centre", "left", "bottom-right"))
     )
     assert {scene.relation for scene in some} == {None, *RELATION_PLACES}
+    train = scenes(3000, split="train")
+    assert abs(sum(len(scene.things) for scene in train) / 3000 - 1.5) < 0.03
     assert HAZARD not in {thing.shape for thing in things}
+
+
+@pytest.mark.parametrize("choices", [{"split": "test"}, {"objects": 3}])
+def test_bad_choices_are_refused(choices):
+    with pytest.raises(InvalidRequest):
+        scenes(1, **choices)
 
 
 @pytest.mark.parametrize(
@@ -194,21 +202,21 @@ def degraded(pictures: torch.Tensor, kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["plain", "blurred", "noisy", "tinted", "resized"])
 def test_true_scenes_are_read_right(kind):
-    some = scenes(150, seed=5)
-    tally = measure(degraded(draw(some, range(150)), kind), map(full_claims, some))
-    assert tally.overall().hits >= 149, tally  # 99.5 % of 5,000 leave one in 150 some chance
+    some = scenes(100, seed=5)
+    tally = measure(degraded(draw(some, range(100)), kind), map(full_claims, some))
+    assert tally.overall().hits >= 99, tally  # at 99.5 % a single one may well fail
 
 
 @pytest.mark.parametrize("size", [(96, 160), (192, 128), (256, 256)])
 def test_other_sizes_are_read_as_well(size):
-    some = scenes(100, seed=6)
-    assert measure(draw(some, range(100), size=size), map(full_claims, some)).overall().hits >= 99
+    some = scenes(60, seed=6)
+    assert measure(draw(some, range(60), size=size), map(full_claims, some)).overall().hits >= 59
 
 
 def test_hazard_signs_are_told_from_triangles():
     rng = random.Random(0)
-    signs = [random_hazard_scene(rng) for _ in range(60)]
-    assert measure(draw(signs, range(60)), map(full_claims, signs)).overall().hits == 60
+    signs = [random_hazard_scene(rng) for _ in range(40)]
+    assert measure(draw(signs, range(40)), map(full_claims, signs)).overall().hits == 40
     alike = [
         Scene("white", (Thing("triangle", "yellow", "large", "centre"),)),
         Scene("black", (Thing("triangle", "yellow", "large", "centre"),)),
@@ -221,7 +229,7 @@ def test_hazard_signs_are_told_from_triangles():
             "inside",
         ),
     ]
-    for seed in range(20):
+    for seed in range(8):
         for picture in draw(alike, [seed] * 3):
             assert HAZARD not in {thing.shape for thing in read_picture(picture).things}
 
@@ -262,10 +270,10 @@ def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_one_wrong_attribute_fails_alone(attribute):
     rng = random.Random(1)
-    pairs = [(scene, changed(scene, attribute, rng)) for scene in scenes(120, seed=7)]
-    pairs = [(scene, other) for scene, other in pairs if other is not None][:40]
-    assert len(pairs) == 40
-    pictures = draw([scene for scene, _ in pairs], range(40))
+    pairs = [(scene, changed(scene, attribute, rng)) for scene in scenes(100, seed=7)]
+    pairs = [(scene, other) for scene, other in pairs if other is not None][:25]
+    assert len(pairs) == 25
+    pictures = draw([scene for scene, _ in pairs], range(25))
     for picture, (_, other) in zip(pictures, pairs, strict=True):
         verdict = obeys(full_claims(other), read_picture(picture))
         wrong = {name for name, agrees in verdict.items() if not agrees} - {"all"}

@@ -133,10 +133,16 @@ def random_scene(
     """Draw a scene uniformly; `objects` None means one or two with equal chance.
 
     "train" scenes hold no held-out combination, "held-out" scenes at least one.
+
+    Raises:
+        InvalidRequest: an unknown split, or more objects than two.
     """
     _check("split", split, get_args(Split))
+    if objects not in (None, 1, 2):
+        raise InvalidRequest(f"objects is {objects!r}; a scene has 1 or 2, None for either")
+    count = objects or rng.choice((1, 2))
     while True:
-        scene = _random_scene(rng, objects or rng.choice((1, 2)))
+        scene = _random_scene(rng, count)
         held_out = any(is_held_out(t.shape, t.colour, scene.background) for t in scene.things)
         if split == "any" or held_out == (split == "held-out"):
             return scene
@@ -157,18 +163,17 @@ def _random_scene(rng: random.Random, objects: int) -> Scene:
         )
         return Scene(background, (thing,))
     relation = rng.choice(RELATIONS)
-    shapes = [rng.choice(SHAPES), rng.choice(CONTAINERS if relation == "inside" else SHAPES)]
-    colours = _two_colours(rng, visible, differ=relation == "inside" or shapes[0] == shapes[1])
+    inside = relation == "inside"
+    shapes = [rng.choice(SHAPES), rng.choice(CONTAINERS if inside else SHAPES)]
+    colours = [rng.choice(visible), rng.choice(visible)]
+    if inside or shapes[0] == shapes[1]:
+        colours = rng.sample(visible, 2)
     sizes = rng.choice((("small", "small"), ("small", "large"), ("large", "small")))
-    if relation == "inside":
+    if inside:
         sizes = ("small", "large")
     places = RELATION_PLACES[relation]
     things = tuple(Thing(*values) for values in zip(shapes, colours, sizes, places, strict=True))
     return Scene(background, things, relation)
-
-
-def _two_colours(rng: random.Random, visible: list[str], *, differ: bool) -> list[str]:
-    return rng.sample(visible, 2) if differ else [rng.choice(visible), rng.choice(visible)]
 
 
 @dataclass(frozen=True)
