@@ -26,7 +26,7 @@ from multilingual_diffusion.pipeline_core.loading.parts import (
     load_unet_network,
     load_vae_network,
 )
-from multilingual_diffusion.pipeline_core.loading.pickles import list_tensors
+from multilingual_diffusion.pipeline_core.loading.pickles import list_pickle_tensors
 from multilingual_diffusion.pipeline_core.models.detect import detect
 from multilingual_diffusion.pipeline_core.models.detection import Detection
 from multilingual_diffusion.pipeline_core.text.encoders.tower import WordTable
@@ -96,7 +96,7 @@ SINGLE_FILES: dict[str, tuple[Model, Write]] = {
 
 
 def look(path: Path) -> Detection:
-    return detect(path, list_tensors=list_tensors)
+    return detect(path, list_tensors=list_pickle_tensors)
 
 
 def assert_same(loaded: LoadedPart, reference: torch.nn.Module) -> None:

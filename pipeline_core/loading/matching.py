@@ -32,6 +32,10 @@ class Spelling:
     def __call__(self, name: str) -> str:
         return self.prefix + self.rename(name)
 
+    def behind(self, name: str) -> str:
+        """Return a name of the file without the prefix."""
+        return name[len(self.prefix) :]
+
 
 @dataclass(frozen=True)
 class Match:
@@ -39,6 +43,7 @@ class Match:
 
     spelling: Spelling
     found: Mapping[str, str]
+    unused: tuple[str, ...]  # known leftovers, names in the file
     missing: tuple[str, ...]  # names of the network, as this spelling writes them
     extra: tuple[str, ...]
     misshaped: tuple[tuple[str, Shape, Shape], ...]  # name in the file, its shape, the wanted one
@@ -60,26 +65,26 @@ def match(
     spellings: Sequence[Spelling],
     unused: Iterable[str] = (),
 ) -> Match:
-    """Return the best reading of `present`; `unused` are patterns of names to pass over.
+    """Return the best reading of `present`; `unused` are patterns of names no network needs.
 
-    The patterns apply to names after the prefix. Of two equally good spellings the first wins.
+    The patterns apply to names behind the prefix. Of two equally good spellings the first wins.
     """
     best = max(spellings, key=lambda spelling: sum(spelling(name) in present for name in wanted))
     found = {name: best(name) for name in wanted if best(name) in present}
-    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in (best.others, *unused)))
-    taken = set(found.values())
-    extra = [
+    others = re.compile(best.others)
+    rest = [
         name
-        for name in present
-        if name.startswith(best.prefix)
-        and name not in taken
-        and not ignored.fullmatch(name[len(best.prefix) :])
+        for name in sorted(present.keys() - set(found.values()))
+        if name.startswith(best.prefix) and not others.fullmatch(best.behind(name))
     ]
+    needless = re.compile("|".join(f"(?:{pattern})" for pattern in unused) or "(?!)")
+    leftovers = [name for name in rest if needless.fullmatch(best.behind(name))]
     return Match(
         spelling=best,
         found=found,
+        unused=tuple(leftovers),
         missing=tuple(best(name) for name in wanted if name not in found),
-        extra=tuple(extra),
+        extra=tuple(name for name in rest if name not in set(leftovers)),
         misshaped=tuple(
             (source, present[source], wanted[name])
             for name, source in found.items()

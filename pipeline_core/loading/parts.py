@@ -17,13 +17,16 @@ from typing import Any
 import torch
 
 from ..models.configs import PNDM_SCHEDULER
-from ..models.detection import Detection
-from ..models.strict_json import read_json
+from ..models.detection import Detection, PartFiles
+from ..models.headers import is_pickle, read_safetensors_header
+from ..models.strict_json import parse_json, read_json
 from ..text.encoders.tower import WordTable
 from .devices import SMALL, choose_device, choose_dtype
 from .matching import check_match
 from .plans import PartPlan, plan_safety_checker, plan_text_encoder, plan_unet, plan_vae
 from .schemas import parse_scheduler_config
+
+SCHEDULER_NOTE = "multilingual_diffusion.scheduler"  # in the metadata of converted single files
 
 logger = logging.getLogger("multilingual_diffusion")
 
@@ -111,7 +114,8 @@ def load_safety_network(
 def load_scheduler_config(detection: Detection) -> dict[str, Any]:
     """Return the values of the scheduler file; absent keys are absent.
 
-    A single file has none: the values are those of its model, or of Stable Diffusion.
+    A single file has none: the values are those that `convert` noted in it, else its model's, else
+    those of Stable Diffusion.
 
     Raises:
         FileRefused: the file is broken or a value is out of range.
@@ -119,6 +123,13 @@ def load_scheduler_config(detection: Detection) -> dict[str, Any]:
     files = detection.parts.get("scheduler")
     if files is not None and files.config is not None:
         return parse_scheduler_config(read_json(files.config), str(files.config))
+    unet = detection.parts.get("unet", PartFiles())
+    for path in unet.weights:
+        note = (
+            None if is_pickle(path) else read_safetensors_header(path).metadata.get(SCHEDULER_NOTE)
+        )
+        if note is not None:
+            return parse_scheduler_config(parse_json(note.encode(), str(path)), str(path))
     return dict(detection.spec.scheduler_config if detection.spec else PNDM_SCHEDULER)
 
 

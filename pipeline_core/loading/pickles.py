@@ -88,7 +88,7 @@ class PickleFile:
             yield name, self._tensors[name]
 
 
-def list_tensors(path: Path) -> Mapping[str, TensorInfo]:
+def list_pickle_tensors(path: Path) -> Mapping[str, TensorInfo]:
     """Return names, dtypes and shapes of a pickle's tensors; what `detect` takes as a seam.
 
     Raises:

@@ -70,7 +70,7 @@ class SafetensorsFile:
             raise FileRefused(f"{self.path}: cannot be mapped: {exc}") from exc
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorSource:
     """The tensors of one or more files, by name; a name lies in exactly one of them."""
 
@@ -103,9 +103,13 @@ class TensorSource:
         return self._homes[name].read(name)
 
     def stream(self, names: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, tensor) in the order of the files; keep none of them."""
+        """Yield (name, tensor) file by file, see `in_file_order`; keep none of them."""
         for file in self.files:
             yield from file.stream(name for name in names if self._homes[name] is file)
+
+    def in_file_order(self, names: Sequence[str]) -> list[str]:
+        """Return the order in which `stream` yields these names."""
+        return [name for file in self.files for name in names if self._homes[name] is file]
 
     def dtype_of(self, names: Iterable[str]) -> torch.dtype:
         """Return the dtype that most bytes of these tensors have."""
