@@ -7,6 +7,7 @@ renderer's own shapes at all tilts.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from .drawing import TILT, coverage
 from .shapes import DISTANCES
 
 GRID = 32  # cells a side
-REACH = 0.95  # half the grid's side, in roots of the area: the farthest tip is at 0.93
+REACH = 0.95  # half the grid's side, in roots of the area: the farthest tip is at 0.89
 TILTS = (-1.5, -0.75, 0.0, 0.75, 1.5)  # of the renderer's largest
 SIZES = (28, 60)  # pixels: edges are softer, in cells, on small things
 
@@ -54,12 +55,10 @@ def match(mask: np.ndarray) -> Match:
 def _bank() -> _Bank:
     kinds: list[str] = []
     rows: list[tuple[np.ndarray, tuple[float, float], float]] = []
-    for kind in DISTANCES:
-        for size in SIZES:
-            for tilt in TILTS:
-                kinds.append(kind)
-                grid, (x, y), root = _laid_on_grid(_template(kind, size, tilt * TILT))
-                rows.append((grid, ((size - x) / root, (size - y) / root), root / size))
+    for kind, size, tilt in itertools.product(DISTANCES, SIZES, TILTS):
+        grid, (x, y), root = _laid_on_grid(_template(kind, size, tilt * TILT))
+        kinds.append(kind)
+        rows.append((grid, ((size - x) / root, (size - y) / root), root / size))
     grids, offsets, roots = zip(*rows, strict=True)
     return _Bank(kinds, np.stack(grids), np.array(offsets), np.array(roots))
 
