@@ -12,7 +12,10 @@ import tiny
 import torch
 from multilingual_diffusion.pipeline_core.errors import FileRefused, ModelNotFound
 from multilingual_diffusion.pipeline_core.models.detect import detect
-from multilingual_diffusion.pipeline_core.models.evidence import find_text_prefix
+from multilingual_diffusion.pipeline_core.models.evidence import (
+    find_text_prefix,
+    nearest_spec,
+)
 from multilingual_diffusion.pipeline_core.models.headers import TensorInfo
 
 CORE = ("text_encoder", "tokenizer", "unet", "vae")
@@ -88,6 +91,23 @@ def test_m18_pickle_without_the_flag_is_known_by_its_square_projection(tmp_path)
     del config["has_pre_transformation"]
     tiny.write_json(folder / "text_encoder" / "config.json", config)
     assert detect(folder).encoder == "altdiffusion-m18"
+
+
+def test_a_pickled_encoder_without_its_config_is_refused(tmp_path):
+    folder = layouts.write_diffusers_folder(tmp_path)
+    (folder / "text_encoder" / "config.json").unlink()
+    with pytest.raises(FileRefused, match=r"text_encoder has no config\.json"):
+        detect(folder)
+    layouts.write_diffusers_folder(folder, weights="safetensors")
+    (folder / "text_encoder" / "config.json").unlink()
+    assert detect(folder).encoder == "altdiffusion"  # by its tensors
+
+
+@pytest.mark.parametrize(
+    ("width", "name"), [(192, "nano"), (1024, "altdiffusion-m18"), (32, "altdiffusion-m18")]
+)
+def test_the_m18_encoder_belongs_to_the_model_of_its_width(width, name):
+    assert nearest_spec("altdiffusion-m18", width, [], []).name == name
 
 
 def test_variants_and_shards(tmp_path):
@@ -189,9 +209,6 @@ def test_inpainting_unet_is_another_family(tmp_path):
     tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(32, 9, 3, 3)
     layouts.save_tensors(tmp_path / "x.safetensors", tensors)
     assert detect(tmp_path / "x.safetensors").unet_family == "other"
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "pt", "bin", "safetensors"])

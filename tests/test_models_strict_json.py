@@ -19,7 +19,7 @@ REFUSED = {
     b'{"a": -Infinity}': "-Infinity is not",
     b'{"a": 1e400}': "too large",
     b'{"a": -1e400}': "too large",
-    b'{"a": ' + b"9" * 5000 + b"}": "not valid JSON",
+    b'{"a": ' + b"9" * 5000 + b"}": "5000 digits",
     b'{"a": 1, "a": 2}': "'a' is there twice",
     b'{"x": {"b": 1, "c": 1, "b": 1}}': "'b' is there twice",
     b"\xef\xbb\xbf{}": "not valid JSON",
@@ -56,7 +56,7 @@ def test_not_a_file(tmp_path):
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text() | st.floats(),
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.text() | st.floats(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )

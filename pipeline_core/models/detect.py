@@ -13,6 +13,7 @@ from ..errors import ModelNotFound
 from .detect_checkpoint import TensorLister, detect_checkpoint
 from .detect_folder import detect_folder
 from .detection import Detection
+from .files import list_folder
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -37,7 +38,7 @@ def detect(path: Path | str, *, list_tensors: TensorLister | None = None) -> Det
 
 
 def _detect_checkpoint_folder(folder: Path, list_tensors: TensorLister | None) -> Detection:
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = [path for path in list_folder(folder) if not path.name.startswith(".")]
     if not entries:
         raise ModelNotFound(f"{folder} is empty; `multilingual-diffusion models download NAME`")
     files = [path for path in entries if path.suffix in CHECKPOINT_SUFFIXES and path.is_file()]

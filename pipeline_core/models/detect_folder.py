@@ -94,9 +94,10 @@ def _folder_encoder(
     """Decide by tensor names where headers can be read, else by the config."""
     if files is None:
         return None, {}
-    config = _config(files) if files.config else {}
+    pickled = any(is_pickle(file) for file in files.weights)
+    config = _config(files) if files.config or pickled else {}
     family, reason = encoder_by_config(config)
-    if not any(is_pickle(file) for file in files.weights):
+    if not pickled:
         tensors = {
             name: info
             for file in files.weights

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import DownloadError, InvalidRequest, MissingDependency
 from .folders import safe_join
-from .hub import Repository, fetch_file, open_repository, select_files
+from .hub import Repository, fetch_file, open_repository, select_files, stopped
 from .licences import write_licence
 from .specs import ModelSpec, find_spec
 from .strict_json import read_json
@@ -140,7 +140,7 @@ def _from_modelscope(
     try:
         snapshot_download(spec.modelscope_id, revision=revision, local_dir=str(temporary))
     except tuple(kind for kind in kinds if issubclass(kind, Exception)) as exc:
-        raise DownloadError(f"the download of {spec.modelscope_id} failed: {exc}") from exc
+        raise stopped(spec, exc) from exc
     return record
 
 

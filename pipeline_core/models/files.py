@@ -56,3 +56,15 @@ def read_at_most(path: Path, limit: int) -> bytes:
         if os.fstat(file.fileno()).st_size > limit:
             raise FileRefused(f"{path} is larger than the {limit} bytes such a file may have")
         return file.read(limit)
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted by name.
+
+    Raises:
+        FileRefused: it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as exc:
+        raise FileRefused(f"{folder} cannot be listed: {exc.strerror}") from exc

@@ -111,7 +111,8 @@ def pickle_refusal(source: Path, what: str = "") -> FileRefused:
 
     `source` is the file or folder to convert, `what` a guess of its content.
     """
-    target = source.with_name(f"{source.stem if source.suffix else source.name}-safetensors")
+    name = source.name if source.is_dir() else source.stem
+    target = source.with_name(f"{name}-safetensors")
     guess = f" ({what})" if what else ""
     return FileRefused(
         f"{source}{guess} is a pickle, which can carry code, and pickles were not allowed. "

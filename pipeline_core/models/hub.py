@@ -204,7 +204,13 @@ def hub_errors(spec: ModelSpec, revision: str | None) -> Iterator[None]:
         known = f"main, {spec.fp16_revision}" if spec.fp16_revision else "main"
         raise DownloadError(f"{name} has no revision {revision!r}; known: {known}") from exc
     except (transport, OSError) as exc:
-        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-        raise DownloadError(
-            f"the download of {name} stopped: {reason}; run the command again to go on"
-        ) from exc
+        raise stopped(spec, exc) from exc
+
+
+def stopped(spec: ModelSpec, exc: Exception) -> DownloadError:
+    """Return the error of a transfer that can go on; clients' messages may have many lines."""
+    name = spec.huggingface_id or spec.modelscope_id
+    reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    return DownloadError(
+        f"the download of {name} stopped: {reason}; run the command again to go on"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import FileRefused
 from .detection import PartFiles, PartName
+from .files import list_folder
 from .headers import is_pickle
 from .strict_json import read_json
 
@@ -32,7 +33,7 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
         FileRefused: there is none, or an index names shards that are missing or lie elsewhere.
     """
     ranked: list[tuple[tuple[bool, int, bool, str], Path]] = []
-    for path in sorted(folder.iterdir()):
+    for path in list_folder(folder):
         match = _WEIGHTS.fullmatch(path.name) or _INDEX.fullmatch(path.name)
         if match:
             groups = match.groupdict()

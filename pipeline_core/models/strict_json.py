@@ -16,6 +16,7 @@ from .files import read_at_most
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
+MAX_DIGITS = 32
 MAX_VALUES = 200_000  # commas, so also the cost of parsing
 
 
@@ -42,6 +43,7 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
             parse_float=_finite,
+            parse_int=_bounded,
         )
     except RecursionError as exc:
         raise FileRefused(f"{where}: nested too deeply") from exc
@@ -72,6 +74,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large for a number")
     return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def _deeper_than(value: object, limit: int) -> bool:
