@@ -24,6 +24,7 @@ from .schedules import (
     flagai_levels,
     make_levels,
     sigmas_from_alphas,
+    timesteps_of,
 )
 
 
@@ -87,6 +88,8 @@ def make_plan(
     if end < levels.steps and not options.keep_leftover_noise:
         levels, end_sigma, imposed = levels.cut(end), 0.0, True
     if imposed:
+        if spec.calls == "plms":
+            _check_even(levels, table)
         scheduler = _impose(options.sampler, levels, scheduler_config, prediction_type)
     calls = tuple(_calls(scheduler, spec, levels, start, end))
     return Plan(scheduler, spec, calls, pure_noise_scale, end_sigma)
@@ -132,6 +135,19 @@ def _check_falling(options: SamplingOptions, levels: NoiseLevels, spec: SamplerS
         )
 
 
+def _check_even(levels: NoiseLevels, table: Table) -> None:
+    """Refuse what the fixed weights of PLMS are not made for; only its last step may be short."""
+    last = timesteps_of(np.array([levels.sigmas[-1]]), table)
+    lengths = -np.diff([*levels.timesteps, *last])
+    if levels.steps > 1 and (
+        np.ptp(lengths[:-1]) > 1 + 1e-6 or lengths[-1] > lengths[:-1].max() + 1 + 1e-6
+    ):
+        raise InvalidRequest(
+            "plms combines steps of one length and these levels lie at unequal timesteps; take "
+            "'lms' or 'ddim'"
+        )
+
+
 def _window(options: SamplingOptions, steps: int) -> tuple[int, int]:
     """Return the steps that run, as start and end (exclusive)."""
     start, end = options.start_step, min(options.end_step or steps, steps)
@@ -164,11 +180,6 @@ def _impose(
         scheduler.set_timesteps(steps)
         _write_sigmas(scheduler, spec, levels)
         return scheduler
-    if spec.calls == "plms" and steps > 2 and np.ptp(np.diff(levels.timesteps)) > 1 + 1e-6:
-        raise InvalidRequest(
-            "plms combines steps of one length and these sigmas lie at unequal timesteps; take "
-            "'lms' or 'ddim'"
-        )
     scheduler = make_noise_scheduler(
         sampler,
         scheduler_config,

@@ -36,18 +36,22 @@ class FiniteWatch:
         self._steps: list[int] = []
 
     def see(self, output: torch.Tensor, step: int) -> None:
-        """Look at the output of a step (from 0).
+        """Take the output of a step (from 0).
 
         Raises:
             NonFiniteResult: on the CPU, where the output is not finite.
         """
-        self._finite.append(torch.isfinite(output).all())
-        self._steps.append(step)
+        self.note(output, step)
         if output.device.type == "cpu":
             self.check()
 
+    def note(self, output: torch.Tensor, step: int) -> None:
+        """Take the output of a step, to be looked at by `check`."""
+        self._finite.append(torch.isfinite(output).all())
+        self._steps.append(step)
+
     def check(self) -> None:
-        """Look at every output that is still unchecked.
+        """Look at every output taken since the last time.
 
         Raises:
             NonFiniteResult: naming the first step that went wrong.
