@@ -50,8 +50,15 @@ class Canvas:
         return self.mask * latents + (1 - self.mask) * self._init_under_noise(self.init, sigma)
 
     def finish(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return VAE space; noise that is left on purpose is x0 + sigma * noise for any sampler."""
-        sigma = self.plan.end_sigma
+        """Return the result in VAE space, with the noise that is left on purpose."""
+        return self._leave(latents, self.plan.end_sigma)
+
+    def show(self, clean: torch.Tensor) -> torch.Tensor:
+        """Return an estimate of the clean latents in VAE space."""
+        return self._leave(clean, 0.0)
+
+    def _leave(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Turn latents of noise level sigma into VAE space, as x0 + sigma * noise."""
         if not self.plan.spec.variance_exploding:
             latents = latents * (1 + sigma**2) ** 0.5
         latents = latents / self.scaling_factor
@@ -85,19 +92,11 @@ def check_inputs(
     ):
         if tensor is None:
             continue
-        if (
-            tensor.ndim != 4
-            or tensor.shape[0] not in rows
-            or tensor.shape[1:]
-            != (
-                depth,
-                height,
-                width,
-            )
-        ):
+        size = (depth, height, width)
+        if tensor.ndim != 4 or tensor.shape[0] not in rows or tensor.shape[1:] != size:
             raise InvalidRequest(
                 f"{name} of shape {list(tensor.shape)}; {count} images of "
-                f"{options.width}x{options.height} need {[count, depth, height, width]}"
+                f"{options.width}x{options.height} need {[count, *size]}"
             )
     if mask is not None and not bool(((mask >= 0) & (mask <= 1)).all()):
         raise InvalidRequest("mask holds values outside 0..1; 1 is repainted, 0 is kept")

@@ -15,9 +15,9 @@ from ..values import Conditioning, GuidanceBatching
 
 logger = logging.getLogger("multilingual_diffusion")
 
-# Activations of one UNet call for each latent position, fp32 and flash or math attention: a
-# generous estimate, since running out of memory falls back to two passes anyway.
-_BYTES_PER_POSITION = 256 * 2**10
+# Activations of one UNet call for each latent position: an estimate on the generous side. Where it
+# is too small, running out of memory falls back to two passes.
+_BYTES_PER_POSITION = 128 * 2**10
 
 
 class Denoiser(Protocol):

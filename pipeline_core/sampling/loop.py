@@ -89,26 +89,25 @@ def _run(
     scheduler, step, watch = plan.scheduler, 0, FiniteWatch()
     arguments = _step_arguments(plan, options, generators)
     latents, begins_step = canvas.start(), True
-    timesteps = torch.tensor([call.timestep for call in plan.calls], device=latents.device)
+    timesteps = torch.tensor([call.timestep for call in plan.calls]).to(latents)
     for call, timestep in zip(plan.calls, timesteps, strict=True):
         if begins_step:
             latents = canvas.keep(latents, call.sigma)
         seen = scheduler.scale_model_input(latents, call.scheduler_timestep)
         output = guidance(seen, timestep)
         watch.see(output, step)
-        taken = output
+        clean = to_clean(output, seen, call.sigma, prediction_type)
         if plan.spec.needs_epsilon and prediction_type == "v_prediction":
-            taken = to_epsilon(output, seen, call.sigma)
+            output = to_epsilon(output, seen, call.sigma)
         if options.noise == "flagai" and not arguments:
             draw_noise(generators, latents.shape)  # the original draws in each step, used or not
         latents = scheduler.step(
-            taken, call.scheduler_timestep, latents, **arguments, return_dict=False
+            output, call.scheduler_timestep, latents, **arguments, return_dict=False
         )[0]
         begins_step = call.ends_step
         if call.ends_step:
             if on_step is not None:
-                clean = to_clean(output, seen, call.sigma, prediction_type)
-                on_step(Step(step, plan.steps, clean / canvas.scaling_factor))
+                on_step(Step(step, plan.steps, canvas.show(clean)))
             step += 1
     watch.check()
     return latents

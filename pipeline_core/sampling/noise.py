@@ -40,8 +40,8 @@ def _spread(seed: int) -> int:
 def draw_noise(generators: Generators, shape: Sequence[int]) -> torch.Tensor:
     """Draw float32 noise of a batch shape [B, 4, h, w] on the CPU."""
     if isinstance(generators, torch.Generator):
-        return torch.randn(tuple(shape), generator=generators)
-    rows = [torch.randn((1, *shape[1:]), generator=one) for one in generators]
+        return torch.randn(tuple(shape), generator=generators, device="cpu")
+    rows = [torch.randn((1, *shape[1:]), generator=one, device="cpu") for one in generators]
     return torch.cat(rows)
 
 

@@ -1,7 +1,6 @@
 """Options -> `Plan`: a diffusers scheduler with its noise levels set, and the calls to make.
 
-Levels come from the scheduler itself ("model"), or are imposed on it: classes with a `sigmas`
-table take them there, DDIM and PNDM get the alphas of the levels as their whole table.
+Levels are read from the scheduler ("model"), or named by the options and written into it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 
 from ..errors import InvalidRequest
 from ..models.specs import PredictionType
+from .levels import read_levels, write_levels
 from .options import SamplingOptions, total_steps
 from .samplers import SamplerSpec, find_sampler, make_noise_scheduler
 from .schedules import (
@@ -71,31 +71,32 @@ def make_plan(
     scheduler = make_noise_scheduler(
         options.sampler, scheduler_config, prediction_type=prediction_type
     )
-    table = sigmas_from_alphas(scheduler.alphas_cumprod.numpy().astype(np.float64))
-    levels = _chosen_levels(options, table)
-    imposed = levels is not None
+    table = sigmas_from_alphas(scheduler.alphas_cumprod.double().cpu().numpy())
+    levels = _named_levels(options, table)
+    written = levels is not None
     if levels is None:
         scheduler.set_timesteps(total_steps(options))
-        levels = _own_levels(scheduler, spec)
+        levels = read_levels(scheduler, spec)
         _check_falling(options, levels, spec)
-    pure_noise_scale = 1.0
-    if spec.variance_exploding:
-        own = float(scheduler.init_noise_sigma)
-        pure_noise_scale = (levels.sigmas[0] ** 2 + 1) ** 0.5 if imposed else own
+    pure_noise_scale = float(scheduler.init_noise_sigma)
+    if written and spec.variance_exploding:
+        pure_noise_scale = (levels.sigmas[0] ** 2 + 1) ** 0.5
     start, end = _window(options, levels.steps)
     # What the schedule itself leaves at its end (DDIM: timestep 0) is no leftover.
     end_sigma = levels.sigmas[end] if options.sigmas or end < levels.steps else 0.0
     if end < levels.steps and not options.keep_leftover_noise:
-        levels, end_sigma, imposed = levels.cut(end), 0.0, True
-    if imposed:
+        levels, end_sigma, written = levels.cut(end), 0.0, True
+    if written:
         if spec.calls == "plms":
             _check_even(levels, table)
-        scheduler = _impose(options.sampler, levels, scheduler_config, prediction_type)
+        scheduler = write_levels(
+            levels, options.sampler, scheduler_config, prediction_type=prediction_type
+        )
     calls = tuple(_calls(scheduler, spec, levels, start, end))
     return Plan(scheduler, spec, calls, pure_noise_scale, end_sigma)
 
 
-def _chosen_levels(options: SamplingOptions, table: Table) -> NoiseLevels | None:
+def _named_levels(options: SamplingOptions, table: Table) -> NoiseLevels | None:
     """Return the levels the options name; None for the scheduler's own."""
     if options.sigmas is not None:
         return explicit_levels(options.sigmas, table)
@@ -107,23 +108,6 @@ def _chosen_levels(options: SamplingOptions, table: Table) -> NoiseLevels | None
     if options.schedule == "model":
         return None
     return make_levels(options.schedule, steps, table)
-
-
-def _own_levels(scheduler: Any, spec: SamplerSpec) -> NoiseLevels:
-    """Read the levels that `set_timesteps` chose, one entry a step."""
-    timesteps = scheduler.timesteps.double()
-    if spec.calls == "heun":  # t0, t1, t1, t2, t2 ...
-        timesteps = timesteps[::2]
-    elif spec.calls == "plms" and len(timesteps) > 1:  # t0, t1, t1, t2 ...
-        timesteps = torch.cat([timesteps[:1], timesteps[2:]])
-    if spec.accepts_sigmas:
-        stride = 2 if spec.calls == "heun" else 1  # s0, s1, s1, s2, s2 ... 0
-        starts, last = scheduler.sigmas[:-1:stride], scheduler.sigmas[-1]
-    else:
-        alphas = scheduler.alphas_cumprod[timesteps.long()]
-        starts = ((1 - alphas) / alphas) ** 0.5
-        last = ((1 - scheduler.final_alpha_cumprod) / scheduler.final_alpha_cumprod) ** 0.5
-    return NoiseLevels(tuple(timesteps.tolist()), (*starts.tolist(), float(last)))
 
 
 def _check_falling(options: SamplingOptions, levels: NoiseLevels, spec: SamplerSpec) -> None:
@@ -161,50 +145,6 @@ def _window(options: SamplingOptions, steps: int) -> tuple[int, int]:
             f"start_step {options.start_step} and end_step {options.end_step}"
         )
     return start, end
-
-
-def _impose(
-    sampler: str,
-    levels: NoiseLevels,
-    scheduler_config: Mapping[str, Any],
-    prediction_type: PredictionType,
-) -> Any:
-    """Return a scheduler that walks exactly these levels."""
-    spec, steps = find_sampler(sampler), levels.steps
-    sigmas = torch.tensor(levels.sigmas, dtype=torch.float64)
-    if spec.accepts_sigmas:
-        overrides = spec.open_end if levels.sigmas[-1] > 0 else {}
-        scheduler = make_noise_scheduler(
-            sampler, scheduler_config, prediction_type=prediction_type, **overrides
-        )
-        scheduler.set_timesteps(steps)
-        _write_sigmas(scheduler, spec, levels)
-        return scheduler
-    scheduler = make_noise_scheduler(
-        sampler,
-        scheduler_config,
-        prediction_type=prediction_type,
-        num_train_timesteps=steps,
-        trained_betas=None,
-        timestep_spacing="leading",
-        steps_offset=0,
-    )
-    scheduler.set_timesteps(steps)
-    alphas = (1 / (1 + sigmas**2)).float()
-    scheduler.alphas_cumprod = alphas[:-1].flip(0)
-    scheduler.final_alpha_cumprod = alphas[-1]
-    return scheduler
-
-
-def _write_sigmas(scheduler: Any, spec: SamplerSpec, levels: NoiseLevels) -> None:
-    sigmas = torch.tensor(levels.sigmas, dtype=torch.float32)
-    timesteps = torch.tensor(levels.timesteps, dtype=torch.float32)
-    if spec.calls == "heun":
-        sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
-        timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
-    if spec.whole_timesteps:
-        timesteps = timesteps.round().long()
-    scheduler.sigmas, scheduler.timesteps = sigmas, timesteps
 
 
 def _calls(
