@@ -1,0 +1,83 @@
+"""The command `multilingual-diffusion`; `python -m multilingual_diffusion` is the same.
+
+Exit codes: 0 done; 1 the run failed; 2 wrong usage or option value; 3 blocked by the safety
+policy; 4 a model or file is missing, broken or refused; 130 cancelled. Errors are one line on
+standard error; results go to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+from .commands import demo, generate, models
+from .errors import (
+    Cancelled,
+    FileRefused,
+    InvalidRequest,
+    ModelNotFound,
+    PipelineError,
+    UnsafeContent,
+    WeightsMismatch,
+)
+
+_EXIT_CODES: tuple[tuple[type[PipelineError], int], ...] = (
+    (InvalidRequest, 2),
+    (UnsafeContent, 3),
+    (ModelNotFound, 4),
+    (FileRefused, 4),
+    (WeightsMismatch, 4),
+    (Cancelled, 130),
+)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage above them."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands of this installation."""
+    parser = OneLineParser(prog="multilingual-diffusion", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say why choices were made")
+    subparsers = parser.add_subparsers(required=True, metavar="command", dest="command")
+    for command in (generate, models, demo):
+        command.add_parser(subparsers)
+    _add_training(subparsers)
+    return parser
+
+
+def _add_training(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `train` and `evaluate` where the training room is there; ComfyUI archives have none."""
+    try:
+        from .training import commands
+    except ModuleNotFoundError as exc:
+        if exc.name and not exc.name.endswith("training"):
+            raise
+        return
+    commands.add_parser(subparsers)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("multilingual_diffusion").setLevel(
+        logging.INFO if args.verbose else logging.WARNING
+    )
+    try:
+        return args.run(args)
+    except PipelineError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+    except KeyboardInterrupt:
+        print("cancelled; nothing half-written was left", file=sys.stderr)
+        return 130
