@@ -1,0 +1,33 @@
+"""Headless executor: reads workflows, validates, orders and caches them, and runs node classes.
+
+It knows no node: the classes are handed in, and results are opaque to it.
+"""
+
+from __future__ import annotations
+
+from .api_format import parse_api, to_api
+from .definitions import (
+    NodeDefinition,
+    definitions_from_classes,
+    definitions_from_object_info,
+)
+from .failures import InvalidWorkflow, NodeFailed
+from .formats import parse_workflow, read_workflow
+from .graph import Link, Workflow, WorkflowNode
+from .ui_format import convert
+
+__all__ = [
+    "read_workflow",
+    "parse_workflow",
+    "parse_api",
+    "convert",
+    "to_api",
+    "Workflow",
+    "WorkflowNode",
+    "Link",
+    "NodeDefinition",
+    "definitions_from_classes",
+    "definitions_from_object_info",
+    "InvalidWorkflow",
+    "NodeFailed",
+]
