@@ -7,7 +7,6 @@ a result that is not finite means one retry in float32; both are said in the war
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,8 @@ import torch
 
 from ..errors import InvalidRequest, NonFiniteResult, PipelineError
 from ..values import Images, Latents
-from .tiles import TileCallback, run_tiled
+from .tiled_network import decode_tiled, encode_tiled
+from .tiles import TileCallback
 
 TILE = 64  # latent pixels a side: 512 pixels
 _SMALLER_TILES = (64, 32, 16)  # tried in turn when memory runs out
@@ -28,8 +28,8 @@ class VAE:
     """Decode latents and encode pixels with a loaded network, which is never changed.
 
     Args:
-        network: AutoencoderKL, or a module with its `config`, `encode` and `decode`.
-        tile: side of a tile in latent pixels; a quarter of it overlaps the next.
+        network: an AutoencoderKL.
+        tile: side of a tile in latent pixels.
     """
 
     def __init__(self, network: Any, *, tile: int = TILE) -> None:
@@ -60,7 +60,7 @@ class VAE:
                 f"[B, {self.channels}, height/{self.factor}, width/{self.factor}]"
             )
         _check_finite(samples, "latents", "the UNet's result is broken")
-        job = _Job(self, _decode, (1, self.factor), tiling, on_tile)
+        job = _Job(self, _decode, decode_tiled, tiling, on_tile)
         pixels = torch.cat([job.run(sample) for sample in samples.split(1)])
         return Images((pixels / 2 + 0.5).clamp(0.0, 1.0), tuple(job.warnings))
 
@@ -83,7 +83,7 @@ class VAE:
             NonFiniteResult: NaN or infinity in the pixels, or in a float32 result.
         """
         self._check_pixels(pixels, seeds)
-        job = _Job(self, _encode, (self.factor, 1), tiling, on_tile)
+        job = _Job(self, _encode, encode_tiled, tiling, on_tile)
         moments = torch.cat([job.run(image * 2 - 1) for image in pixels.split(1)])
         for warning in job.warnings:
             _logger.warning("%s", warning)
@@ -112,14 +112,14 @@ class _Job:
     def __init__(
         self,
         vae: VAE,
-        function: Callable[[Any, torch.Tensor], torch.Tensor],
-        factors: tuple[int, int],
+        whole: Callable[[Any, torch.Tensor], torch.Tensor],
+        tiled: Callable[[Any, torch.Tensor, int, TileCallback | None], torch.Tensor],
         tiling: bool,
         on_tile: TileCallback | None,
     ) -> None:
         self.network = vae.network
-        self.function = function
-        self.factors = factors
+        self.whole = whole
+        self.tiled = tiled
         self.on_tile = on_tile
         self.tile: int | None = vae.tile if tiling else None
         self.warnings: list[str] = []
@@ -158,18 +158,9 @@ class _Job:
     def _run_once(self, values: torch.Tensor) -> torch.Tensor:
         weight = next(self.network.parameters())
         values = values.to(weight.device, weight.dtype)
-        function = functools.partial(self.function, self.network)
-        side = max(values.shape[-2:]) // self.factors[0]
-        if self.tile is not None and side > self.tile:
-            return run_tiled(
-                function,
-                values,
-                tile=self.tile,
-                overlap=self.tile // 4,
-                factors=self.factors,
-                on_tile=self.on_tile,
-            ).cpu()
-        result = function(values).float().cpu()
+        if self.tile is not None:
+            return self.tiled(self.network, values, self.tile, self.on_tile).float().cpu()
+        result = self.whole(self.network, values).float().cpu()
         if self.on_tile:
             self.on_tile(1, 1)
         return result

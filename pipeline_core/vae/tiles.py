@@ -26,8 +26,8 @@ def run_tiled(
 ) -> torch.Tensor:
     """Run `function` over tiles of `values` [B, C, H, W] and join the results.
 
-    `tile` and `overlap` count latent pixels; `factors` are the pixels that one latent pixel has on
-    the way in and on the way out: (1, 8) to decode, (8, 1) to encode.
+    `tile` and `overlap` count cells; `factors` are the pixels a cell has on its side in `values`
+    and in the result, such as (1, 4) where the function makes its input four times as large.
     """
     factor_in, factor_out = factors
     height, width = (side // factor_in for side in values.shape[-2:])
