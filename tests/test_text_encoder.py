@@ -223,6 +223,12 @@ def test_chinese_windows_are_52_long(tmp_path):
     assert report.used == len(PROMPTS[3]) * 2
 
 
+def test_a_language_the_model_does_not_know_is_a_warning():
+    found = make_encoder().encode(["ein kleiner Hund mit Hut", "a little dog with a hat"])
+    assert len(found.warnings) == 1 and "German" in found.warnings[0]
+    assert not make_encoder(languages=()).encode(["ein kleiner Hund mit Hut"]).warnings
+
+
 def test_truncation_names_the_lost_words():
     text = "a red circle, " * 12 + "BLURRED"
     batch = make_encoder().tokenize([text], long_prompt="truncate")
@@ -399,6 +405,6 @@ def test_hostile_text_is_encoded(text):
 def test_a_million_characters_are_measured_and_refused():
     encoder = make_encoder()
     text = "a red circle, " * 71429
-    assert encoder.count_tokens(text).used > 200_000
-    with pytest.raises(PromptTooLong):
+    with pytest.raises(PromptTooLong, match="tokens and"):
         encoder.encode([text])
+    assert encoder.count_tokens(text[:100_000]).chunks > MAX_CHUNKS

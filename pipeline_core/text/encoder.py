@@ -18,6 +18,7 @@ from ..models.specs import EncoderFamily
 from ..values import Conditioning, LongPrompt, TokenBatch, Weighting
 from .chunks import PromptTokens, split, tokenize_prompt
 from .encoders.tower import TextNetwork
+from .languages import language_warning
 from .report import TokenReport, describe_loss, lost_span
 from .tokenizers import Tokenizer
 from .weights import apply_weights, token_weights
@@ -199,7 +200,8 @@ class TextEncoder:
         capacity = self._capacity(long_prompt)
         if long_prompt == "truncate" and len(prompt) > capacity:
             warnings.append(describe_loss(prompt, capacity, "the rest was cut"))
-        return warnings
+        language = language_warning(prompt.text, self.languages)
+        return [*warnings, language] if language else warnings
 
     def _single_length(self, longest: int) -> int:
         assert self.single_pass_length is not None

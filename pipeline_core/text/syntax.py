@@ -10,26 +10,27 @@ from __future__ import annotations
 import bisect
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import InvalidRequest, PromptSyntaxError
 
 BRACKET_WEIGHT = 1.1
 MAX_WEIGHT = 10.0  # of a character, all brackets around it multiplied
+MAX_DEPTH = 1000
 
 _BRACKETS = r"()\[\]\uff08\uff09\uff3b\uff3d"
 _MARKS = re.compile(
     rf"(?P<opening>[(\[\uff08\uff3b])|(?P<closing>[)\]\uff09\uff3d])|(?P<colon>[:\uff1a])"
-    rf"|\\(?P<escaped>[\\:\uff1a{_BRACKETS}])"
+    rf"|(?P<escaped>\\[\\:\uff1a{_BRACKETS}])"
     rf"|(?<![^\s{_BRACKETS}])(?P<word>BREAK)(?![^\s{_BRACKETS}])"
 )
 _ROUND = "(\uff08)\uff09"
 # \d is a decimal digit of any script; full-width sign and point become ASCII first
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*")
 _TO_ASCII = str.maketrans("\uff0b\uff0d\uff0e", "+-.")
 
 
-@dataclass(frozen=True)
-class WeightSpan:
+class WeightSpan(NamedTuple):
     """Characters `start` to `end` (half open) of the plain text and their weight."""
 
     start: int
@@ -69,102 +70,94 @@ def parse(prompt: str) -> ParsedPrompt:
     reader = _Reader(prompt)
     done = 0
     for match in _MARKS.finditer(prompt):
-        if match.start() > done:
-            reader.add(prompt[done : match.start()], done)
-        _ACTIONS[match.lastgroup or ""](reader, match)
+        start = match.start()
+        if start > done:
+            reader.add(prompt[done:start], done)
+        _ACTIONS[match.lastgroup or ""](reader, match[0], start)
         done = match.end()
     reader.add(prompt[done:], done)
     return reader.finish()
 
 
-@dataclass(slots=True)
-class _Bracket:
-    """An open bracket, and the last colon inside it: piece, position in text and in prompt."""
-
-    mark: str
-    source: int
-    factor: float = BRACKET_WEIGHT
-    colon: tuple[int, int, int] | None = None
-
-
 class _Reader:
-    """The state of one reading: pieces of plain text so far, and the brackets around them."""
+    """The state of one reading: pieces of plain text so far, and every bracket met by its row."""
 
     def __init__(self, prompt: str) -> None:
         self.prompt = prompt
         self.pieces: list[str] = []
         self.length = 0
         self.anchors: list[tuple[int, int]] = []
-        self.open: list[_Bracket] = []
-        self.edges: list[tuple[int, _Bracket | None]] = []  # None: the innermost bracket ends
         self.breaks: list[int] = []
+        self.sources: list[int] = []  # of brackets, in the order of opening
+        self.factors: list[float] = []
+        self.open: list[int] = []  # rows of the brackets around this place
+        self.edges: list[tuple[int, int]] = []  # position in the text, row of the bracket or _END
+        self.last_colon: tuple[int, int, int] | None = None  # piece, position in text, in prompt
 
     def add(self, text: str, source: int) -> None:
         self.pieces.append(text)
         self.anchors.append((self.length, source))
         self.length += len(text)
 
-    def escaped(self, match: re.Match[str]) -> None:
-        self.forget_colon()
-        self.add(match["escaped"], match.start() + 1)
+    def escaped(self, mark: str, source: int) -> None:
+        self.last_colon = None
+        self.add(mark[1:], source + 1)
 
-    def word(self, match: re.Match[str]) -> None:
-        self.forget_colon()
+    def word(self, mark: str, source: int) -> None:
+        self.last_colon = None
         self.breaks.append(self.length)
 
-    def opening(self, match: re.Match[str]) -> None:
-        self.forget_colon()
-        bracket = _Bracket(match[0], match.start())
-        self.open.append(bracket)
-        self.edges.append((self.length, bracket))
+    def colon(self, mark: str, source: int) -> None:
+        self.last_colon = len(self.pieces), self.length, source
+        self.add(mark, source)
 
-    def colon(self, match: re.Match[str]) -> None:
-        if self.open:
-            self.open[-1].colon = (len(self.pieces), self.length, match.start())
-        self.add(match[0], match.start())
+    def opening(self, mark: str, source: int) -> None:
+        if len(self.open) == MAX_DEPTH:
+            raise PromptSyntaxError(f"brackets nest deeper than {MAX_DEPTH}", source)
+        self.last_colon = None
+        row = len(self.sources)
+        self.sources.append(source)
+        self.factors.append(BRACKET_WEIGHT if mark in _ROUND else 1 / BRACKET_WEIGHT)
+        self.open.append(row)
+        self.edges.append((self.length, row))
 
-    def closing(self, match: re.Match[str]) -> None:
-        mark, source = match[0], match.start()
+    def closing(self, mark: str, source: int) -> None:
         if not self.open:
             raise PromptSyntaxError(
                 f"{mark!r} closes nothing; write \\{mark} for the mark itself", source
             )
-        bracket = self.open.pop()
-        if (bracket.mark in _ROUND) != (mark in _ROUND):
+        row = self.open.pop()
+        opening = self.prompt[self.sources[row]]
+        if (opening in _ROUND) != (mark in _ROUND):
             raise PromptSyntaxError(
-                f"{mark!r} cannot close the {bracket.mark!r} of character {bracket.source}; "
+                f"{mark!r} cannot close the {opening!r} of character {self.sources[row]}; "
                 f"write \\{mark} for the mark itself",
                 source,
             )
-        if mark not in _ROUND:
-            bracket.factor = 1 / BRACKET_WEIGHT
-        if bracket.colon is not None:
-            self.take_weight(bracket, bracket.colon, source)
-        self.edges.append((self.length, None))
+        if self.last_colon is not None:
+            self.take_weight(row, self.last_colon, source)
+            self.last_colon = None
+        self.edges.append((self.length, _END))
 
-    def forget_colon(self) -> None:
-        """Only a number may stand between the colon of a weight and the closing bracket."""
-        if self.open:
-            self.open[-1].colon = None
-
-    def take_weight(self, bracket: _Bracket, colon: tuple[int, int, int], end: int) -> None:
+    def take_weight(self, row: int, colon: tuple[int, int, int], end: int) -> None:
         """Move the number of `:1.2)` out of the text; "(note: blue)" stays as it is."""
         piece, length, source = colon
         number = _NUMBER.fullmatch(self.prompt[source + 1 : end].translate(_TO_ASCII))
         if number is None:
             return
-        if bracket.mark not in _ROUND:
+        if self.prompt[end] not in _ROUND:
             raise PromptSyntaxError(
                 "[...] takes no number; write (word:0.9) to weigh less, or \\: for a colon", source
             )
-        bracket.factor = float(number[1])
-        _check_weight(bracket.factor, source + 1)
+        self.factors[row] = float(number[1])
+        _check_weight(self.factors[row], source + 1)
         del self.pieces[piece:], self.anchors[piece:]
         self.length = length
 
     def finish(self) -> ParsedPrompt:
         if self.open:
-            mark, source = self.open[-1].mark, self.open[-1].source
+            source = self.sources[self.open[-1]]
+            mark = self.prompt[source]
             raise PromptSyntaxError(
                 f"{mark!r} is never closed; write \\{mark} for the mark itself", source
             )
@@ -176,21 +169,22 @@ class _Reader:
         runs: list[tuple[int, float]] = []  # end, weight
         products = [1.0]
         done = 0
-        for position, bracket in self.edges:
+        for position, row in self.edges:
             if position > done:
                 _extend(runs, position, products[-1])
                 done = position
-            if bracket is None:
+            if row == _END:
                 products.pop()
             else:
-                products.append(products[-1] * bracket.factor)
-                _check_weight(products[-1], bracket.source)
+                products.append(products[-1] * self.factors[row])
+                _check_weight(products[-1], self.sources[row])
         if self.length > done:
             _extend(runs, self.length, 1.0)
         starts = [0, *(end for end, _ in runs)]
         return tuple(WeightSpan(start, *run) for start, run in zip(starts, runs, strict=False))
 
 
+_END = -1
 _ACTIONS = {
     "opening": _Reader.opening,
     "closing": _Reader.closing,

@@ -32,7 +32,8 @@ def token_weights(
             if spans[row].start >= end:
                 break
             shared = min(end, spans[row].end) - max(start, spans[row].start)
-            covered[spans[row].weight] = covered.get(spans[row].weight, 0) + shared
+            if shared > 0:
+                covered[spans[row].weight] = covered.get(spans[row].weight, 0) + shared
         weights.append(max(covered, key=lambda weight: (covered[weight], abs(weight - 1.0))))
     return weights
 
