@@ -123,7 +123,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "guidance_scale": (0.0, 1000.0),
     "eta": (0.0, 1.0),
     "strength": (0.0, 1.0),
-    "denoise": (0.0, 1.0),
+    "denoise": (0.001, 1.0),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": SCHEDULES,
@@ -162,9 +162,8 @@ def _check_sigmas(options: SamplingOptions) -> None:
         _check_number("sigmas", value, 0.0, 1e6)
     if any(after >= before for before, after in itertools.pairwise(sigmas)):
         raise InvalidRequest("sigmas must fall from value to value")
-    for name, neutral in (("schedule", "model"), ("timestep_rule", "model"), ("denoise", 1.0)):
-        if getattr(options, name) != neutral:
-            raise InvalidRequest(f"{name} does not go with sigmas, which are a schedule themselves")
+    if options.timestep_rule != "model" or options.denoise < 1:
+        raise InvalidRequest("sigmas are a whole schedule; timestep_rule and denoise make another")
 
 
 def _check_steps(options: SamplingOptions) -> None:
@@ -203,8 +202,6 @@ def _check_sampler(options: SamplingOptions) -> None:
 
 
 def _check_window(options: SamplingOptions) -> None:
-    if options.denoise == 0:
-        raise InvalidRequest("denoise is 0; no step would run, give a value above 0")
     if options.end_step is not None:
         _check_whole("end_step", options.end_step, 1, 10_000)
         if options.end_step <= options.start_step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import InvalidRequest, MissingDependency, UnknownName
 from ..models.specs import PredictionType
@@ -124,11 +124,14 @@ def make_noise_scheduler(
     and `steps_offset` is 1. `overrides` win over everything.
 
     Raises:
-        UnknownName, MissingDependency: see `find_sampler`.
+        UnknownName: of the sampler or the prediction type.
+        MissingDependency: see `find_sampler`.
         InvalidRequest: the file holds a value that the class refuses.
     """
     import diffusers
 
+    if prediction_type not in get_args(PredictionType):
+        raise UnknownName("prediction type", prediction_type, get_args(PredictionType))
     spec = find_sampler(sampler)
     fixed = {
         "clip_sample": False,
