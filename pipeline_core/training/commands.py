@@ -1,0 +1,119 @@
+"""`multilingual-diffusion train nano` and `evaluate obedience`; further recipes join here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .nano.stage_names import STAGES
+
+Subparsers = Any  # argparse names the type of its sub-parsers privately
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the commands `train` and `evaluate`."""
+    train = subparsers.add_parser("train", help="teach a model a language, or make nano again")
+    recipes = train.add_subparsers(required=True, metavar="recipe", dest="recipe")
+    _add_nano(recipes)
+    evaluate = subparsers.add_parser("evaluate", help="measure what a model understands")
+    measures = evaluate.add_subparsers(required=True, metavar="measure", dest="measure")
+    _add_obedience(measures)
+
+
+def _add_nano(recipes: Subparsers) -> None:
+    parser = recipes.add_parser("nano", help="make nano from nothing; continues where it stopped")
+    parser.add_argument("--folder", type=Path, default=Path("runs/nano"), help="checkpoints")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--only", choices=STAGES, help="one stage, its forerunners being done")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--plan", type=Path, help="JSON: other lengths of the stages")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the finished model")
+    parser.set_defaults(run=run_nano)
+
+
+def _add_obedience(measures: Subparsers) -> None:
+    parser = measures.add_parser("obedience", help="do pictures of the small world obey prompts?")
+    parser.add_argument("--model", default="nano", help="a name or a path")
+    parser.add_argument(
+        "--prompts", choices=("trained", "held-out", "phrasings"), default="trained"
+    )
+    parser.add_argument("--languages", nargs="+", metavar="TAG", help="default: all 18")
+    parser.add_argument("--count", type=int, default=50, help="prompts of each language")
+    parser.add_argument("--sampler", default="dpmpp_2m")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, help="default: the model's own")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--height", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print all rates as JSON")
+    parser.set_defaults(run=run_obedience)
+
+
+def run_nano(args: argparse.Namespace) -> int:
+    """Train nano's stages, and export the result where asked."""
+    import torch
+
+    from .nano.recipe import export_run, read_plan, train_nano
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)
+    if args.export is not None:
+        size = export_run(args.folder, args.export)
+        print(f"{args.export}: {size / 1e6:.2f} MB")
+    return 0
+
+
+def run_obedience(args: argparse.Namespace) -> int:
+    """Print the share of pictures that show what their prompts say."""
+    from tqdm import tqdm
+
+    from ..assemble import load_pipeline
+    from .evaluation import ObedienceTest, check_languages, measure_obedience
+    from .world.captions import LANGUAGES
+
+    languages = tuple(args.languages or LANGUAGES)
+    check_languages(languages, LANGUAGES)
+    test = ObedienceTest(
+        prompts=args.prompts,
+        languages=languages,
+        count=args.count,
+        sampler=args.sampler,
+        steps=args.steps,
+        guidance_scale=args.guidance,
+        width=args.width,
+        height=args.height,
+        seed=args.seed,
+    )
+    pipeline = load_pipeline(args.model, parts=("text_encoder", "unet", "vae"))
+    with tqdm(total=len(languages) * args.count, desc="pictures", disable=args.json) as bar:
+        tally = measure_obedience(pipeline, test, lambda done, _: bar.update(done - bar.n))
+    print(json.dumps(_rates(tally), indent=2) if args.json else _table(tally))
+    return 0
+
+
+def _rates(tally: Any) -> dict[str, dict[str, float]]:
+    return {
+        language: {name: tally.rate(language, name).share for name in tally.attributes}
+        for language in tally.languages
+    }
+
+
+def _table(tally: Any) -> str:
+    """Return one line a language, one column an attribute, in per cent."""
+    names = tally.attributes
+    lines = ["".join(["language  ", *(f"{name:>11}" for name in names)])]
+    for language in tally.languages:
+        cells = [f"{100 * tally.rate(language, name).share:>11.1f}" for name in names]
+        lines.append("".join([f"{language:10}", *cells]))
+    means = [f"{100 * tally.mean(name):>11.1f}" for name in names]
+    lines.append("".join([f"{'mean':10}", *means]))
+    low, high = tally.overall("all").interval
+    worst = tally.worst()
+    lines.append(
+        f"all right: {100 * tally.mean():.2f} % mean (95 % interval {100 * low:.1f} .. "
+        f"{100 * high:.1f}), worst {worst} {100 * tally.rate(worst).share:.1f} %"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,14 @@
+"""The stages of `nano` in the order they run; apart, so that the command line stays light."""
+
+STAGES = (
+    "tokenizer",
+    "vae",
+    "decoder",
+    "teacher",
+    "teacher-learning",
+    "checker",
+    "base",
+    "concept-alignment",
+    "quality",
+    "guidance",
+)
