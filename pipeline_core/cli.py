@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import demo, generate, models
+from .commands.options import Subparsers
 from .errors import (
     Cancelled,
     FileRefused,
@@ -55,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_training(subparsers: Subparsers) -> None:
     """Add `train` and `evaluate` where the training room is there; ComfyUI archives have none."""
     try:
         from .training import commands

@@ -147,11 +147,7 @@ class TextToImagePipeline:
         missing = {name: value for name, value in filled.items() if getattr(request, name) is None}
         request = dataclasses.replace(request, **missing)
         check_options(SamplingOptions.from_request(request, self.spec))
-        if self.parts.prediction_type is None:
-            raise InvalidRequest(
-                f"{self.source} does not say what its UNet predicts; load it with "
-                "prediction_type='epsilon' or 'v_prediction'"
-            )
+        self._known_prediction_type()
         _check_pixels(request, "init_image", init_image, 3)
         _check_pixels(request, "mask", mask, 1)
         resolve_policy(request.safety, has_checker=self.parts.safety_checker is not None)
@@ -193,7 +189,7 @@ class TextToImagePipeline:
                 group.negative,
                 dataclasses.replace(options, seeds=tuple(options.seeds[i] for i in group.rows)),
                 scheduler_config=self.parts.scheduler_config,
-                prediction_type=self.parts.prediction_type,
+                prediction_type=self._known_prediction_type(),
                 scaling_factor=self._scaling_factor,
                 init=None if init is None else Latents(init[group.rows]),
                 mask=None if holes is None else holes.expand(request.count, -1, -1, -1)[group.rows],
@@ -263,6 +259,14 @@ class TextToImagePipeline:
             return None
         latents = _need(self.parts.vae, "vae").encode(init_image)
         return latents.samples.expand(count, -1, -1, -1)
+
+    def _known_prediction_type(self) -> PredictionType:
+        if self.parts.prediction_type is None:
+            raise InvalidRequest(
+                f"{self.source} does not say what its UNet predicts; load it with "
+                "prediction_type='epsilon' or 'v_prediction'"
+            )
+        return self.parts.prediction_type
 
     @property
     def _scaling_factor(self) -> float:

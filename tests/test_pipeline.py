@@ -136,7 +136,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(m9: TextToImagePipeline) -> N
 @pytest.mark.parametrize("size", [(512, 1024), (1024, 512), (40, 72)])
 def test_tall_and_wide(m9: TextToImagePipeline, size: tuple[int, int]) -> None:
     request = ImageRequest(
-        prompts=("a dog",), width=size[0], height=size[1], steps=2, sampler="ddim", guidance_scale=1
+        prompts=("a dog",), width=size[0], height=size[1], steps=1, sampler="euler", guidance_scale=1
     )
     assert m9.sample(request).samples.shape == (1, 4, size[1] // 8, size[0] // 8)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from ..values import ImageRequest
 from .generate import paint
+from .options import Subparsers
 
 _PROMPTS = Path(__file__).parent.parent / "assets" / "demo_prompts.json"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "demo", help="draw six prompts in six languages with the embedded model"

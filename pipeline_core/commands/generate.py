@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest
 from ..models.specs import ModelSpec
 from ..values import CheckedImages, ImageRequest
-from .options import add_request_options, add_source_options, request_fields
+from .options import (
+    Subparsers,
+    add_request_options,
+    add_source_options,
+    other_places,
+    request_fields,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from ..pipeline import TextToImagePipeline
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "generate",
@@ -132,16 +138,15 @@ def open_pipeline(
     """Load the model of the options; a wrong request fails before a weight is read."""
     from ..assemble import load_pipeline
 
-    parts = {"unet": args.unet, "vae": args.vae, "safety_checker": args.safety_checker}
-    replaced = {name: path for name, path in parts.items() if path}
     return load_pipeline(
         model,
         device=args.device,
         dtype=args.dtype,
-        parts=replaced or None,
+        parts=other_places(args) or None,
         models_dir=args.models_dir,
         allow_pickle=args.allow_pickle,
         ema=args.ema,
+        prediction_type=args.prediction_type,
         before_loading=lambda spec: _check(request, spec),
     )
 

@@ -7,12 +7,10 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ..models.folders import ModelFolders
 from ..models.specs import MODELS
-
-Subparsers = Any  # argparse names the type of its sub-parsers privately
+from .options import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:

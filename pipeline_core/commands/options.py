@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from ..models.detection import PartName
 from ..values import (
     GuidanceBatching,
     LongPrompt,
@@ -14,6 +15,8 @@ from ..values import (
     TimestepRule,
     Weighting,
 )
+
+Subparsers = Any  # argparse names the type of its sub-parsers privately
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +29,27 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--safety-checker", metavar="PATH", help="a folder that holds a checker")
     group.add_argument("--vae", metavar="PATH", help="take the VAE from another model")
     group.add_argument("--unet", metavar="PATH", help="take the UNet from another model")
+    group.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="what the UNet predicts, where its files do not say",
+    )
     group.add_argument("--ema", action="store_true", help="take a checkpoint's averaged weights")
     group.add_argument(
         "--allow-pickle",
         action="store_true",
         help="open .bin, .ckpt and .pt files (with weights_only; better: convert them once)",
     )
+
+
+def other_places(args: argparse.Namespace) -> dict[PartName, str | Path]:
+    """Return the parts that come from another model."""
+    places: dict[PartName, str | None] = {
+        "unet": args.unet,
+        "vae": args.vae,
+        "safety_checker": args.safety_checker,
+    }
+    return {name: place for name, place in places.items() if place}
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ class AltDiffusionPipeline:
     def __init__(
         self, options: LoadOptions, place: str, own: tuple[XLMRobertaTokenizer, Any] | None
     ) -> None:
-        from diffusers import PNDMScheduler
+        from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
         self.options = options
         self.place = place

@@ -149,7 +149,7 @@ class Predictor:
             raise InvalidRequest(f"ddim_eta is {ddim_eta:g}; PLMS needs 0")
         if (C, f) != (4, 8):
             raise InvalidRequest(f"C is {C} and f is {f}; the models have 4 channels, factor 8")
-        base = {
+        base: dict[str, Any] = {
             "negative_prompts": (negative_prompt,),
             "width": W,
             "height": H,

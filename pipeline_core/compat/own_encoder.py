@@ -14,6 +14,7 @@ import torch
 
 from ..models.specs import ModelSpec
 from ..text.encoder import TextEncoder
+from ..text.encoders import TextNetwork
 from ..text.tokenizers import Tokenizer, Tokens, open_tokenizer
 from .places import find_folder
 
@@ -82,7 +83,7 @@ class XLMRobertaTokenizer:
         return self._tokenizer.tokenize(text)
 
 
-class OwnNetwork(torch.nn.Module):
+class OwnNetwork(TextNetwork):
     """The caller's module as one of ours: its call takes ids only and returns the states first."""
 
     def __init__(self, module: torch.nn.Module) -> None:
