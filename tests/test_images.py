@@ -20,8 +20,8 @@ from multilingual_diffusion.pipeline_core.images.convert import (
     to_pixels,
 )
 from multilingual_diffusion.pipeline_core.images.grid import (
-    _load_font,
     can_draw,
+    load_font,
     make_grid,
     make_sheet,
 )
@@ -228,7 +228,7 @@ def test_sheet_keeps_the_pictures_and_draws_the_labels():
 
 def test_labels_the_font_lacks_become_codes_not_boxes():
     chinese, arabic = "\u4e00\u53ea\u732b", "\u0642\u0637\u0629"
-    font = _load_font(None, 18)
+    font = load_font(None, 18)
     assert can_draw(font, "Katze, un chat") and not can_draw(font, chinese)
     images = checked(2, 40, 60)
     drawn = make_sheet(images, [chinese, arabic], columns=2, codes=["zh", "ar"])
@@ -242,7 +242,7 @@ def test_a_given_font_draws_what_it_has():
     russian = "\u043a\u043e\u0442"
     matplotlib = pytest.importorskip("matplotlib")  # for the font it ships
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    assert can_draw(_load_font(path, 18), russian)
+    assert can_draw(load_font(path, 18), russian)
     images = checked(1, 40, 60)
     drawn = make_sheet(images, [russian], columns=1, codes=["ru"], font_file=path)
     fallback = make_sheet(images, ["ru"], columns=1, font_file=path)

@@ -23,6 +23,7 @@ from multilingual_diffusion.pipeline_core.errors import (
     InvalidRequest,
     PipelineError,
 )
+from multilingual_diffusion.pipeline_core.images import folders
 from multilingual_diffusion.pipeline_core.images.folders import open_folder, safe_join
 from multilingual_diffusion.pipeline_core.images.metadata import METADATA_KEY, read_metadata
 from multilingual_diffusion.pipeline_core.images.png import write_png, write_png_as
@@ -254,6 +255,18 @@ def test_without_hard_links_names_are_still_taken_once(tmp_path, monkeypatch):
     with pytest.raises(InvalidRequest, match="exists already"):
         write_png_as(tmp_path / "x_00001_.png", checked())
     assert files_under(tmp_path) == ["x_00001_.png", "x_00002_.png"]
+
+
+def test_systems_without_folder_handles_work_by_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_HAS_FOLDER_HANDLES", False)
+    root, outside = tmp_path / "out", tmp_path / "elsewhere"
+    outside.mkdir()
+    names = [write_png(root, checked(), prefix=f"{CAT}/x")[0].name for _ in range(2)]
+    assert names == ["x_00001_.png", "x_00002_.png"]
+    (root / "link").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(PipelineError, match="cannot open the folder"):
+        write_png(root, checked(), prefix="link/x")
+    assert files_under(outside) == []
 
 
 def test_an_exact_name_is_never_overwritten(tmp_path):

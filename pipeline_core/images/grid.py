@@ -66,7 +66,7 @@ def make_sheet(
         raise InvalidRequest(f"{len(labels)} labels for {len(pictures)} images; give one each")
     if columns < 1:
         raise InvalidRequest(f"columns is {columns}; a sheet needs at least 1")
-    font = _load_font(font_file, text_size)
+    font = load_font(font_file, text_size)
     fallbacks = codes or [str(number + 1) for number in range(len(labels))]
     texts = [
         label if can_draw(font, label) else fallback
@@ -130,9 +130,14 @@ def _fitted(
     return f"{text}..."
 
 
-def _load_font(
+def load_font(
     font_file: Path | str | None, size: int
 ) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of a file, Pillow's own without one.
+
+    Raises:
+        FileRefused: the file cannot be read.
+    """
     if font_file is None:
         return ImageFont.load_default(size)
     try:

@@ -138,7 +138,7 @@ class _Job:
 
     def _run_in_memory(self, values: torch.Tensor) -> torch.Tensor:
         """Run with the present tiles, with smaller ones while memory runs out."""
-        smaller = [tile for tile in _SMALLER_TILES if tile < (self.tile or TILE + 1)]
+        smaller = [tile for tile in _SMALLER_TILES if self.tile is None or tile < self.tile]
         while True:
             try:
                 return self._run_once(values)
