@@ -15,6 +15,7 @@ from .failures import InvalidWorkflow, NodeFailed
 from .formats import parse_workflow, read_workflow
 from .graph import Link, Workflow, WorkflowNode
 from .ui_format import convert
+from .validate import Validation, validate
 
 __all__ = [
     "read_workflow",
@@ -28,6 +29,8 @@ __all__ = [
     "NodeDefinition",
     "definitions_from_classes",
     "definitions_from_object_info",
+    "validate",
+    "Validation",
     "InvalidWorkflow",
     "NodeFailed",
 ]
