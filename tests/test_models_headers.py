@@ -147,10 +147,10 @@ LARGE = {
 def test_large_headers_cost_little(tmp_path, name):
     path = write(tmp_path / "x", LARGE[name]())
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FileRefused):
         read_safetensors_header(path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 0.5 and peak < 50e6  # 0.05 s on an idle machine, without tracing
@@ -193,13 +193,13 @@ SOUND = json.dumps(
 def check_mutation(path, edits) -> bool:
     """Refused with our error, or a file that the library reads the same way; quickly."""
     write(path, mutate(SOUND, edits), b"\0" * 12)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         header = read_safetensors_header(path)
     except FileRefused:
         return False
     finally:
-        assert time.perf_counter() - start < 0.5
+        assert time.process_time() - start < 0.5
     with safe_open(path, "pt") as oracle:
         names = {name: tuple(oracle.get_slice(name).get_shape()) for name in oracle.keys()}  # noqa: SIM118
     assert {name: info.shape for name, info in header.tensors.items()} == names
@@ -212,6 +212,7 @@ FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @settings(max_examples=2000, **FUZZ)
 @given(edits=EDITS)
 @example(edits=[(0.0, 0, ord("{"))])
+@example(edits=[(0.5947939588258162, 1, ord("-")), (0.14967014905682807, 0, ord("1"))])  # -0
 def test_mutated_headers(tmp_path, edits):
     check_mutation(tmp_path / "x", edits)
 

@@ -40,9 +40,9 @@ def test_many_members_are_read_fast(tmp_path):
     members = [("a/data.pkl", b"x"), *((f"a/data/{n}", b"1234") for n in range(2200))]
     path = write_zip(tmp_path / "x.pt", members)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_zip_header(path).members) == 2201
-    assert time.perf_counter() - start < 2.0  # 0.03 s on an idle machine
+    assert time.process_time() - start < 2.0  # 0.03 s on an idle machine
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
 

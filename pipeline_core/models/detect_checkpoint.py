@@ -35,40 +35,26 @@ TensorLister = Callable[[Path], Mapping[str, TensorInfo]]
 def detect_checkpoint(
     path: Path, file: Path, layout: Layout, list_tensors: TensorLister | None
 ) -> Detection:
+    """Tell what one file holds; `path` is what the user named, the file or the folder around it."""
     tensors = _checkpoint_tensors(path, file, layout, list_tensors)
-    reasons = [f"{file.name}: one file with {len(tensors)} tensors"]
     config = existing(file.with_name("config.yaml")) if layout == "flagai" else None
-    parts: dict[PartName, PartFiles] = {}
     prefix = find_text_prefix(tensors)
-    encoder, width, unet_family = None, None, None
+    parts = _find_parts(file, tensors, config, has_text=prefix is not None)
+    encoder, text_reason = None, _foreign_encoder(tensors)
     if prefix is not None:
-        encoder, reason = encoder_by_tensors(tensors, prefix)
-        reasons.append(reason)
-        parts["text_encoder"] = PartFiles((file,), config)
-        tokenizer = find_tokenizer(file.parent) or find_tokenizer(file.parent / "tokenizer")
-        if tokenizer:
-            parts["tokenizer"] = tokenizer
-    else:
-        reasons.append(_foreign_encoder(tensors))
-    if any(name.startswith(UNET_PREFIX) for name in tensors):
-        unet_family, reason = unet_by_tensors(tensors)
-        width = context_width_by_tensors(tensors)
-        reasons.append(reason)
-        parts["unet"] = PartFiles((file,), config)
-    if any(name.startswith(VAE_PREFIX) for name in tensors):
-        parts["vae"] = PartFiles((file,), config)
-    if not parts:
-        raise FileRefused(f"{file} holds no part we know: {_what_else(tensors)}")
-    checker = find_safety_checker(file.parent)
-    if checker:
-        parts["safety_checker"] = checker
+        encoder, text_reason = encoder_by_tensors(tensors, prefix)
+    unet_family, unet_reason = None, "no UNet in the file"
+    if "unet" in parts:
+        unet_family, unet_reason = unet_by_tensors(tensors)
     has_ema = any(name.startswith(EMA_PREFIXES) for name in tensors)
+    reasons = [f"{file.name}: one file with {len(tensors)} tensors", text_reason, unet_reason]
     if has_ema:
         reasons.append("EMA weights present")
+    hints = (file.stem, file.parent.name)
     return Detection(
         path=path,
         layout=layout,
-        spec=nearest_spec(encoder, width, (file.stem, file.parent.name), reasons),
+        spec=nearest_spec(encoder, context_width_by_tensors(tensors), hints, reasons),
         encoder=encoder,
         unet_family=unet_family,
         parts=parts,
@@ -76,6 +62,28 @@ def detect_checkpoint(
         needs_pickle=needs_pickle(parts),
         reasons=tuple(reasons),
     )
+
+
+def _find_parts(
+    file: Path, tensors: Tensors, config: Path | None, *, has_text: bool
+) -> dict[PartName, PartFiles]:
+    """Return the parts in the file, and the tokenizer and the checker where they lie beside it."""
+    inside: dict[PartName, bool] = {
+        "text_encoder": has_text,
+        "unet": any(name.startswith(UNET_PREFIX) for name in tensors),
+        "vae": any(name.startswith(VAE_PREFIX) for name in tensors),
+    }
+    parts: dict[PartName, PartFiles] = {
+        name: PartFiles((file,), config) for name, found in inside.items() if found
+    }
+    if not parts:
+        raise FileRefused(f"{file} holds no part we know: {_what_else(tensors)}")
+    folder = file.parent
+    beside: dict[PartName, PartFiles | None] = {"safety_checker": find_safety_checker(folder)}
+    if has_text:
+        beside["tokenizer"] = find_tokenizer(folder) or find_tokenizer(folder / "tokenizer")
+    parts |= {name: files for name, files in beside.items() if files}
+    return parts
 
 
 def _checkpoint_tensors(
@@ -90,13 +98,13 @@ def _checkpoint_tensors(
 
 
 def _foreign_encoder(tensors: Tensors) -> str:
-    for prefix, name in (
+    for prefix, what in (
         (f"{TEXT_PREFIX}transformer.", "the CLIP encoder of Stable Diffusion 1"),
         (f"{TEXT_PREFIX}model.", "the OpenCLIP encoder of Stable Diffusion 2"),
         ("conditioner.", "the encoders of SDXL"),
     ):
-        if any(name_.startswith(prefix) for name_ in tensors):
-            return f"{prefix}* is {name}, not a part this pack loads; UNet and VAE only"
+        if any(name.startswith(prefix) for name in tensors):
+            return f"{prefix}* is {what}, not a part this pack loads; UNet and VAE only"
     return "no text encoder in the file"
 
 

@@ -18,6 +18,8 @@ from .part_files import existing, find_safety_checker, find_tokenizer, find_weig
 from .specs import EncoderFamily
 from .strict_json import read_json
 
+MODELSCOPE_CLASS = "_DiffuersChineseStableDiffusionPipeline"  # sic
+
 
 def detect_folder(folder: Path) -> Detection:
     """Read `model_index.json` and the configs of a folder of parts."""
@@ -112,9 +114,7 @@ def _folder_encoder(
 
 def _folder_layout(folder: Path, index: Mapping[str, Any], reasons: list[str]) -> Layout:
     name = index.get("_class_name")
-    if (
-        folder / "configuration.json"
-    ).exists() or name == "_DiffuersChineseStableDiffusionPipeline":
+    if name == MODELSCOPE_CLASS or (folder / "configuration.json").exists():
         reasons.append(f"configuration.json or {name} -> ModelScope layout")
         return "modelscope"
     reasons.append(f"pipeline class {name} -> diffusers layout")

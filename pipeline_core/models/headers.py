@@ -31,7 +31,7 @@ ITEM_SIZES = {
 
 MAX_HEADER = 8 * 2**20
 MAX_TENSORS = 5_000  # real checkpoints with EMA weights: about 2,100
-MAX_COMMAS = 100_000  # about 8 a tensor; bounds the time of parsing
+MAX_COMMAS = 60_000  # about 8 a tensor; bounds the time of parsing
 MAX_DIMENSIONS = 8
 MAX_NAME = 500
 

@@ -77,9 +77,9 @@ def find_tokenizer(folder: Path) -> PartFiles | None:
         "vocabulary": "vocab.txt",
     }
     extra = {role: folder / name for role, name in names.items() if (folder / name).is_file()}
-    return (
-        PartFiles(config=existing(folder / "tokenizer_config.json"), extra=extra) if extra else None
-    )
+    if not extra:
+        return None
+    return PartFiles(config=existing(folder / "tokenizer_config.json"), extra=extra)
 
 
 def find_safety_checker(folder: Path) -> PartFiles | None:
@@ -100,7 +100,8 @@ def find_safety_checker(folder: Path) -> PartFiles | None:
 def needs_pickle(parts: Mapping[PartName, PartFiles]) -> bool:
     """Tell whether any part's weights are a pickle; looks at the first bytes of each file."""
     files = {file for part in parts.values() for file in part.weights}
-    return any([is_pickle(file) for file in sorted(files)])  # a list: every file is looked at
+    pickles = [file for file in sorted(files) if is_pickle(file)]  # refuses what is neither
+    return bool(pickles)
 
 
 def existing(path: Path) -> Path | None:

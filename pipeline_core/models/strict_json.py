@@ -77,8 +77,8 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
+    if len(text) > MAX_DIGITS or text == "-0":  # a float to other parsers
+        raise ValueError(f"{text[:40]} is not a number that a file should hold")
     return int(text)
 
 
