@@ -51,9 +51,9 @@ def test_marks_around_words_do_not_matter():
 
 
 def test_long_text_takes_no_time():
-    started = time.perf_counter()
+    started = time.process_time()
     detect_language("ein kleiner Hund " * 60000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_warning_names_both_sides():

@@ -141,6 +141,7 @@ def test_escaped_text_comes_back_as_it_was(text):
 
 
 @given(st.lists(st.sampled_from([1.1, LESS, 0.5, 2.0]), max_size=3))
+@settings(max_examples=50, deadline=None)
 def test_nested_weights_multiply(factors):
     prompt, product = "x", 1.0
     for factor in factors:

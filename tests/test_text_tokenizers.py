@@ -157,9 +157,9 @@ def test_hostile_text_gives_spans_inside_it(text, tmp_path):
 def test_long_text_takes_linear_time(text, tmp_path):
     for tokenizer in readers(tmp_path)[:2]:
         tokenizer.tokenize("warm")
-        started = time.perf_counter()
+        started = time.process_time()
         tokenizer.tokenize(text)
-        assert time.perf_counter() - started < 4
+        assert time.process_time() - started < 4
 
 
 @pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "tokenizer.json", "vocab.txt"])

@@ -204,9 +204,8 @@ class TextEncoder:
         return [*warnings, language] if language else warnings
 
     def _single_length(self, longest: int) -> int:
-        assert self.single_pass_length is not None
         windows = -(-(longest + 2) // self.context_length)
-        return min(windows * self.context_length, self.single_pass_length)
+        return min(windows * self.context_length, self._capacity("single") + 2)
 
     def _row(
         self, prompt: PromptTokens, windows: list[range], window: int, chunks: int

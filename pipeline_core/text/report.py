@@ -43,6 +43,6 @@ def describe_loss(prompt: PromptTokens, kept: int, advice: str) -> str:
     words = prompt.text[start:end].strip()
     shown = words if len(words) <= _SHOWN else words[:_SHOWN] + "..."
     return (
-        f"the prompt has {len(prompt)} tokens and {kept} fit; {advice}: {shown!r} "
-        f"(from character {prompt.parsed.source_position(start)})"
+        f"the prompt has {len(prompt)} tokens and {kept} fit; {advice}. Beyond, from character "
+        f"{prompt.parsed.source_position(start)}: {shown!r}"
     )
