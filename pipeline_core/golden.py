@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MODEL = "altdiffusion"  # the only model with published slices
 TOLERANCE = 1e-2
+SIZE = 512  # pixels, both sides
 _PROMPT = "A painting of a squirrel eating a burger"
 
 
@@ -64,8 +65,8 @@ def compare(
     """Make the published picture again and compare its slice; the pipeline must be fp32."""
     request = ImageRequest(
         prompts=(_PROMPT,),
-        width=512,
-        height=512,
+        width=SIZE,
+        height=SIZE,
         steps=golden.steps,
         sampler=golden.sampler,
         guidance_scale=golden.guidance_scale,

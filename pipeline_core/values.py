@@ -290,7 +290,8 @@ class CheckedImages:
         import numpy as np
         from PIL import Image
 
-        array = (self.pixels.permute(0, 2, 3, 1).numpy() * 255.0).round().astype(np.uint8)
+        pixels = self.pixels.clamp(0.0, 1.0).permute(0, 2, 3, 1).numpy()
+        array = (pixels * 255.0).round().astype(np.uint8)
         return [Image.fromarray(row) for row in array]
 
 

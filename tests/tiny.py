@@ -67,7 +67,7 @@ XLMR = {
 CHINESE = {
     "hidden_size": WIDTH,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_attention_heads": 16,  # as published: a single file does not say
     "intermediate_size": 48,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
