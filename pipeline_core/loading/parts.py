@@ -22,6 +22,7 @@ from ..models.headers import is_pickle, read_safetensors_header
 from ..models.strict_json import parse_json, read_json
 from ..text.encoders.tower import WordTable
 from .devices import SMALL, choose_device, choose_dtype
+from .dtypes import TORCH_DTYPES
 from .matching import check_match
 from .plans import PartPlan, plan_safety_checker, plan_text_encoder, plan_unet, plan_vae
 from .schemas import parse_scheduler_config
@@ -151,7 +152,7 @@ def _fill(plan: PartPlan, device: str | torch.device, dtype: str | torch.dtype) 
 
 def _tensors(plan: PartPlan, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Return the network's tensors by name: mapped where nothing changes, else converted."""
-    source, wanted = plan.source, plan.wanted
+    source, infos = plan.source, plan.source.tensors
     names = {file_name: name for name, file_name in plan.match.found.items()}
     tables = {
         f"{prefix}.weight"
@@ -162,9 +163,9 @@ def _tensors(plan: PartPlan, device: torch.device, dtype: torch.dtype) -> dict[s
     mapped = {
         file_name
         for file_name, name in names.items()
-        if name in tables or (stays and source.dtype_of([file_name]) == dtype)
+        if name in tables or (stays and TORCH_DTYPES[infos[file_name].dtype] == dtype)
     }
     tensors = {names[file_name]: source.read(file_name) for file_name in mapped}
     for file_name, tensor in source.stream([name for name in names if name not in mapped]):
         tensors[names[file_name]] = tensor.to(device, dtype, copy=True)
-    return {name: value.reshape(wanted[name]) for name, value in tensors.items()}
+    return {name: value.reshape(plan.wanted[name]) for name, value in tensors.items()}

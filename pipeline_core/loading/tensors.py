@@ -76,17 +76,13 @@ class TensorSource:
 
     files: tuple[WeightsFile, ...]
     paths: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo] = field(repr=False)  # of all files
     _homes: Mapping[str, WeightsFile] = field(repr=False)
-
-    @property
-    def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor's dtype and shape."""
-        return {name: home.tensors[name] for name, home in self._homes.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape."""
-        return {name: home.tensors[name].shape for name, home in self._homes.items()}
+        return {name: info.shape for name, info in self.tensors.items()}
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -115,8 +111,7 @@ class TensorSource:
         """Return the dtype that most bytes of these tensors have."""
         sizes: Counter[str] = Counter()
         for name in names:
-            info = self._homes[name].tensors[name]
-            sizes[info.dtype] += info.nbytes
+            sizes[self.tensors[name].dtype] += self.tensors[name].nbytes
         return TORCH_DTYPES[sizes.most_common(1)[0][0]] if sizes else torch.float32
 
 
@@ -133,6 +128,7 @@ def open_weights(
     if not paths:
         raise FileRefused(f"{model or 'this part'} has no weights files; get the model again")
     files: list[WeightsFile] = []
+    tensors: dict[str, TensorInfo] = {}
     homes: dict[str, WeightsFile] = {}
     for path in paths:
         if is_pickle(path) and not allow_pickle:
@@ -142,4 +138,5 @@ def open_weights(
             if name in homes:
                 raise FileRefused(f"{path}: the tensor {name!r} is in another shard too")
             homes[name] = files[-1]
-    return TensorSource(tuple(files), tuple(paths), homes)
+        tensors |= files[-1].tensors
+    return TensorSource(tuple(files), tuple(paths), tensors, homes)
