@@ -58,7 +58,8 @@ class DenoisingTask:
         noise = torch.randn(latents.shape).to(device)
         noised = alpha * latents + sigma * noise
         output = network(noised, timesteps, states, return_dict=False)[0]
+        weights = None if batch.weights is None else batch.weights.to(device)
         loss = diffusion_loss(
-            output, latents, noise, alpha, sigma, self.prediction_type, self.weighting
+            output, latents, noise, alpha, sigma, self.prediction_type, self.weighting, weights
         )
         return {"loss": loss}

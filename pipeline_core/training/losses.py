@@ -47,12 +47,14 @@ def diffusion_loss(
     sigma: torch.Tensor,
     prediction_type: PredictionType,
     weighting: LossWeighting,
+    sample_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the weighted mean squared error of a network output [B, 4, h, w]."""
     target = noise if prediction_type == "epsilon" else alpha * noise - sigma * latents
     errors = (output.float() - target).square().mean((1, 2, 3))
     snr = ((alpha / sigma) ** 2).flatten()
-    return (errors * loss_weights(snr, prediction_type, weighting)).mean()
+    errors = errors * loss_weights(snr, prediction_type, weighting)
+    return errors.mean() if sample_weights is None else (errors * sample_weights).mean()
 
 
 def loss_weights(

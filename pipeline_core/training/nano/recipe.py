@@ -56,6 +56,7 @@ class UNetStage:
     """One stage of the UNet: what trains, who reads the prompts, how many captions are dropped."""
 
     loop: LoopOptions
+    pictures: int = 24_000  # cached latents of all buckets together
     selection: Selection = "all"
     encoder: str = "teacher-learning"  # the text stage whose tower reads the prompts
     languages: tuple[str, ...] = LANGUAGES
@@ -67,7 +68,6 @@ class UNetStage:
 class NanoPlan:
     """How long each stage runs, and on how much."""
 
-    pictures: int = 16_000  # cached latents of all buckets together
     vae: LoopOptions = field(
         default_factory=lambda: small(900, batch_size=16, ema_decay=0.995, sample_every=100)
     )
@@ -79,7 +79,7 @@ class NanoPlan:
     )
     decoder_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 64, 8), CropPhase(0.8, None, 3))
     teacher: LoopOptions = field(
-        default_factory=lambda: small(600, warmup_steps=50, ema_decay=0.99)
+        default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )
     teacher_learning: LoopOptions = field(
         default_factory=lambda: small(2000, batch_size=96, warmup_steps=50, ema_decay=0.99)
@@ -89,7 +89,7 @@ class NanoPlan:
     )
     base: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(1000, decay="constant"), encoder="teacher", languages=("en",)
+            small(1000, decay="constant"), pictures=6_000, encoder="teacher", languages=("en",)
         )
     )
     concept_alignment: UNetStage = field(
@@ -281,6 +281,14 @@ def _finish(
     average.write_to(dict(task.network.named_parameters()))
 
 
+def _run_latents(folder: Path, plan: NanoPlan) -> None:
+    from safetensors.torch import save_file
+
+    buckets = load_buckets(folder, plan.quality.pictures)
+    counts = {f"{h}x{w}": torch.tensor(len(b.scenes)) for (h, w), b in buckets.items()}
+    save_file(counts, folder / "latents" / RESULT)
+
+
 def load_buckets(folder: Path, pictures: int) -> dict[tuple[int, int], Bucket]:
     """Return the latents of all buckets, from the cache or from the VAE stage's result."""
     vae = load_result(build_vae(VAE), folder / "vae")
@@ -293,18 +301,22 @@ def load_buckets(folder: Path, pictures: int) -> dict[tuple[int, int], Bucket]:
 
 def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
     def run(folder: Path, plan: NanoPlan) -> None:
+        from diffusers.models.attention_processor import AttnProcessor
+
         stage: UNetStage = getattr(plan, name.replace("-", "_"))
         unet = build_unet()
         if before is not None:
             load_result(unet, folder / before)
         source = WorldSource(
-            load_buckets(folder, plan.pictures),
+            load_buckets(folder, stage.pictures),
             load_tower(folder, stage.encoder),
             Windows(folder / "tokenizer" / FILE_NAME),
             dict.fromkeys(stage.languages, 1.0),
             dropped=stage.dropped,
         )
         train_only(unet, stage.selection)
+        if not torch.cuda.is_available():
+            unet.set_attn_processor(AttnProcessor())  # flash attention is slow backward on a CPU
         task = DenoisingTask(unet, source, SCHEDULER, weighting=stage.weighting)
         _finish(task, stage.loop, folder / name)
         save_result(unet, folder / name)
@@ -319,6 +331,7 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "teacher": _run_teacher,
     "teacher-learning": _run_teacher_learning,
     "checker": _run_checker,
+    "latents": _run_latents,
     "base": _run_unet_stage("base", None),
     "concept-alignment": _run_unet_stage("concept-alignment", "base"),
     "quality": _run_unet_stage("quality", "concept-alignment"),

@@ -7,6 +7,7 @@ STAGES = (
     "teacher",
     "teacher-learning",
     "checker",
+    "latents",
     "base",
     "concept-alignment",
     "quality",
