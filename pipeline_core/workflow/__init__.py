@@ -11,11 +11,15 @@ from .definitions import (
     definitions_from_classes,
     definitions_from_object_info,
 )
+from .events import json_lines, report_progress
+from .executor import Executor
 from .failures import InvalidWorkflow, NodeFailed
 from .formats import parse_workflow, read_workflow
 from .graph import Link, Workflow, WorkflowNode
+from .run_state import RunResult
 from .ui_format import convert
 from .validate import Validation, validate
+from .values import ExecutionBlocker
 
 __all__ = [
     "read_workflow",
@@ -31,6 +35,11 @@ __all__ = [
     "definitions_from_object_info",
     "validate",
     "Validation",
+    "Executor",
+    "RunResult",
+    "ExecutionBlocker",
+    "report_progress",
+    "json_lines",
     "InvalidWorkflow",
     "NodeFailed",
 ]
