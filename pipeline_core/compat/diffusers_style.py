@@ -50,7 +50,8 @@ class AltDiffusionPipeline:
         self.device = torch.device("cpu")
         self._own = own
         self._pipeline: TextToImagePipeline | None = None
-        self.scheduler: Any = PNDMScheduler.from_config(load_scheduler_config(options.find(place)))
+        self._found = options.find(place)
+        self.scheduler: Any = PNDMScheduler.from_config(load_scheduler_config(self._found))
 
     @classmethod
     def from_pretrained(
@@ -103,7 +104,8 @@ class AltDiffusionPipeline:
 
     def _load(self) -> TextToImagePipeline:
         dtype = self.options.dtype
-        without_text: tuple[PartName, ...] = ("unet", "vae", "safety_checker")
+        promised: tuple[PartName, ...] = (*self._found.parts, *self._found.missing)
+        without_text = [name for name in promised if name not in ("text_encoder", "tokenizer")]
         pipeline = load_pipeline(
             self.place,
             device=self.device,
