@@ -200,6 +200,15 @@ def test_extra_and_misshaped_tensors_are_named(tmp_path: Path) -> None:
         load_text_network(found)
 
 
+def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[UNET_KEY] = tensors[UNET_KEY].to(torch.int8)
+
+    found = rewrite(tmp_path / "m9.safetensors", change)
+    with pytest.raises(WeightsMismatch, match="is I8, not a floating-point tensor"):
+        load_unet_network(found)
+
+
 def test_a_part_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     found = look(layouts.write_sd_checkpoint(tmp_path / "sd1.safetensors"))
     for load in (load_text_network, load_safety_network):

@@ -137,18 +137,20 @@ def test_stand_ins_win_over_what_the_host_allowed(tmp_path: Path) -> None:
     calls: list[object] = []
 
     class Host:
+        __module__, __qualname__ = "host", "Host"
+
         def __setstate__(self, state: object) -> None:
             calls.append(state)
 
     pickled = b"\x80\x02}X\x01\x00\x00\x00achost\nHost\n)\x81}X\x01\x00\x00\x00vK\x01sbs."
     path = write_zip(tmp_path / "x.ckpt", pickled)
-    with torch.serialization.safe_globals([(Host, "host.Host")]):
+    with torch.serialization.safe_globals([Host]):
         torch.load(path, weights_only=True)
         assert calls.pop() == {"v": 1}  # that is how the host would read it
         with pytest.raises(FileRefused, match="0 tensors"):
             read_tensors(path)
         assert not calls
-        assert (Host, "host.Host") in torch.serialization.get_safe_globals()
+        assert Host in torch.serialization.get_safe_globals()
 
 
 # --- what must never run
@@ -266,6 +268,13 @@ def test_compressed_and_nested_zips_are_refused(tmp_path: Path) -> None:
 )
 def test_broken_pickles_are_refused(data: bytes, match: str, tmp_path: Path) -> None:
     refused(write_zip(tmp_path / "x.pt", data), match)
+
+
+def test_a_damaged_pickle_is_refused(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(data.replace(b"a.weight", b"a.wEight"))
+    refused(tmp_path / "x.pt", "data.pkl cannot be read: Bad CRC")
 
 
 def test_reserved_and_endless_names_are_refused(tmp_path: Path) -> None:

@@ -125,19 +125,28 @@ def _inert(names: Iterable[str]) -> Iterator[None]:
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:
-        torch.serialization.add_safe_globals(
-            [(InertMapping if name.endswith(_MAPPINGS) else Inert, name) for name in names]
-        )
+        torch.serialization.add_safe_globals([_stand_in(name) for name in names])
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
 
 
+def _stand_in(path: str) -> type:
+    """Return a class that torch takes for the class or function of that dotted path."""
+    module, _, name = path.rpartition(".")
+    base = InertMapping if name in _MAPPINGS else Inert
+    return type(name, (base,), {"__module__": module, "__qualname__": name})
+
+
 def _globals_of_zip(path: Path) -> set[str]:
     header = read_zip_header(path)
-    with zipfile.ZipFile(path) as archive:
-        return _scan(path, pickletools.genops(archive.read(f"{header.root}/data.pkl")))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(f"{header.root}/data.pkl")
+    except (zipfile.BadZipFile, OSError) as exc:
+        raise FileRefused(f"{path}: its data.pkl cannot be read: {exc}") from exc
+    return _scan(path, pickletools.genops(data))
 
 
 def _globals_of_legacy(path: Path) -> set[str]:
@@ -151,9 +160,7 @@ def _scan(path: Path, opcodes: Iterable[tuple[Any, Any, Any]]) -> set[str]:
     try:
         for count, (opcode, argument, _) in enumerate(opcodes):
             if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
-                raise FileRefused(
-                    f"{path}: {opcode.name} {argument or ''}: not what torch.save writes"
-                )
+                raise FileRefused(f"{path}: its {opcode.name} is not what torch.save writes")
             if count > MAX_OPCODES:
                 raise FileRefused(f"{path}: more than {MAX_OPCODES} opcodes")
             if opcode.name == "GLOBAL":

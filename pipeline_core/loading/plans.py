@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..errors import FileRefused, InvalidRequest, ModelNotFound, PipelineError
+from ..errors import FileRefused, InvalidRequest, ModelNotFound, PipelineError, WeightsMismatch
 from ..models.configs import ALT_M18_TEXT, ALT_TEXT, CHINESE_CLIP_TEXT
 from ..models.detection import Detection, PartFiles, PartName
 from ..models.specs import EncoderFamily
@@ -21,6 +21,7 @@ from ..models.strict_json import read_json
 from ..safety.network import build_safety_network, rename_key
 from ..text.encoders import ENCODERS
 from . import keys_text, keys_unet, keys_vae, schemas, shapes
+from .dtypes import TORCH_DTYPES
 from .matching import Match, Shape, Spelling, match
 from .tensors import TensorSource, open_weights
 
@@ -199,6 +200,12 @@ def _plan(
 ) -> PartPlan:
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = match(wanted, source.shapes, spellings, unused)
+    for name in found.found.values():
+        if not TORCH_DTYPES[source.tensors[name].dtype].is_floating_point:
+            raise WeightsMismatch(
+                f"{source.where}: {name} is {source.tensors[name].dtype}, not a floating-point "
+                "tensor; quantised files are not supported"
+            )
     return PartPlan(part, config, network, wanted, source, found)
 
 
