@@ -223,6 +223,13 @@ def test_custom_validation_failed() -> None:
     assert (error["details"], error["extra_info"]) == ("", {})
 
 
+def test_custom_validation_speaks_beside_other_errors() -> None:
+    data = graph(n1=("Custom", {"a": 1, "b": 9}), n2=("Show", {"value": ["1", 0]}))
+    kinds = [error["type"] for error in refusal(data).node_errors["1"]["errors"]]
+    assert kinds == ["value_bigger_than_max", "custom_validation_failed"]
+    assert node_error("Custom", {"b": 1})["type"] == "required_input_missing"
+
+
 def test_custom_validation_takes_over_its_inputs_and_types() -> None:
     good = graph(n1=("Custom", {"a": 9, "b": 2}), n2=("Show", {"value": ["1", 0]}))
     assert check(good).outputs == ["2"]
@@ -393,7 +400,7 @@ NODES = st.fixed_dictionaries(
 GRAPHS = st.dictionaries(st.sampled_from("012345"), NODES, max_size=6)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(GRAPHS)
 def test_random_graphs_validate_or_are_refused(data: dict[str, Any]) -> None:
     try:

@@ -14,8 +14,10 @@ from .definitions import (
 from .events import json_lines, report_progress
 from .executor import Executor
 from .failures import InvalidWorkflow, NodeFailed
+from .filenames import expand_prefix
 from .formats import parse_workflow, read_workflow
 from .graph import Link, Workflow, WorkflowNode
+from .loading_nodes import NodePack, load_node_pack
 from .run_state import RunResult
 from .ui_format import convert
 from .validate import Validation, validate
@@ -40,6 +42,9 @@ __all__ = [
     "ExecutionBlocker",
     "report_progress",
     "json_lines",
+    "load_node_pack",
+    "NodePack",
+    "expand_prefix",
     "InvalidWorkflow",
     "NodeFailed",
 ]

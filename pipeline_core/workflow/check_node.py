@@ -60,8 +60,10 @@ class NodeCheck:
                 continue
             error, inputs[name] = _check_constant(each, value, checked=not custom.takes(name))
             errors += [error] if error else []
-        if not errors and broken is None:
-            errors, broken = custom.run(definition, inputs, received)
+        wrong = [error["extra_info"]["input_name"] for error in errors]
+        if broken is None and not any(custom.takes(name) for name in wrong):
+            refusals, broken = custom.run(definition, inputs, received)
+            errors += refusals
         return errors, inputs, broken
 
     def _received_type(self, link: Link) -> NodeType:

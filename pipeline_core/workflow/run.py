@@ -132,10 +132,10 @@ class Run:
 
     def _remember(self) -> None:
         """Keep for the next run what this one used, and no more."""
-        keys = set(self._signatures)
         self._memory.results.end_run(set(self._signatures.values()))
-        self._memory.signatures.forget_all_but(keys)
-        for name in [each for each in self._memory.instances if each[0] not in keys]:
+        self._memory.signatures.forget_all_but(set(self._signatures))
+        used = {(key, self._graph.node(key).class_type) for key in self._signatures}
+        for name in self._memory.instances.keys() - used:
             del self._memory.instances[name]
 
     # -- order

@@ -21,6 +21,7 @@ class RunningGraph:
         self._workflow = workflow
         self._define = define
         self._nodes: dict[str, WorkflowNode] = dict(workflow.nodes)
+        self._definitions: dict[str, NodeDefinition] = {}
         self._parents: dict[str, str] = {}
         self._shown_as: dict[str, str] = {}
         self._api: dict[str, Any] | None = None
@@ -31,7 +32,11 @@ class RunningGraph:
 
     def definition(self, key: str) -> NodeDefinition:
         """Return the definition of a node's class."""
-        return self._define(self._nodes[key].class_type or "")
+        definition = self._definitions.get(key)
+        if definition is None:
+            definition = self._define(self._nodes[key].class_type or "")
+            self._definitions[key] = definition
+        return definition
 
     def links(self, key: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Link]]:
         """Yield the links of a node's declared inputs, or of those among them in `names`."""
@@ -76,7 +81,7 @@ class RunningGraph:
             if key in self._nodes:
                 raise WorkflowError(f"it expanded to a node {key!r}, which is there already")
             parsed = parse_node(node, inputs)
-            self._define(parsed.class_type or "")
+            self._definitions[key] = self._define(parsed.class_type or "")
             self._nodes[key] = parsed
             self._parents[key] = parent
             self._shown_as[key] = node.get("override_display_id") or self.get_display_node_id(

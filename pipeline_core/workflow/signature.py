@@ -16,6 +16,7 @@ from .graph import Link, WorkflowNode
 
 Signature = bytes | None
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
 _PLAIN = (str, int, float, bool, type(None), Link)
 
 
@@ -88,7 +89,7 @@ def _digest(
             else:
                 parts.append([name, value])
     try:
-        text = json.dumps(parts, sort_keys=True)
+        text = _ENCODER.encode(parts)
     except (TypeError, ValueError, RecursionError):  # a tensor, mixed keys, a value in itself
         return None
     return hashlib.blake2b(text.encode("ascii"), digest_size=20).digest()

@@ -19,6 +19,7 @@ from .graph import Link, Workflow, WorkflowNode
 from .ui_graph import BYPASSED, INPUT_NODE, MUTED, UiGraph, UiLink, UiNode, UiSlot, parse_ui
 from .ui_promotion import MAX_DEPTH, PRIMITIVE, HostValues, Promotions
 from .ui_text import TextReplacements, choose_prompt
+from .ui_widgets import MATCH_TYPE
 
 MAX_NODES = 50_000
 
@@ -269,12 +270,20 @@ class _Conversion:
             return same
         if kind in ("*", ""):
             return same or (slots[0] if slots else None)
-        given = node.outputs[place].type if 0 <= place < len(node.outputs) else "*"
+        given = self._output_type(node, place)
         if same and types_meet(same.type, given) and types_meet(same.type, kind):
             return same
         exact = (slot for slot in slots if slot.type == kind)
         loose = (s for s in slots if types_meet(s.type, given) and types_meet(s.type, kind))
         return next(exact, None) or next(loose, None)
+
+    def _output_type(self, node: UiNode, place: int) -> str:
+        definition = self._definitions.get(node.type)
+        if definition is not None and 0 <= place < len(definition.outputs):
+            kind = definition.outputs[place]
+            if kind != MATCH_TYPE:
+                return "COMBO" if isinstance(kind, list) else kind
+        return node.outputs[place].type if 0 <= place < len(node.outputs) else "*"
 
 
 def types_meet(one: str, other: str) -> bool:
