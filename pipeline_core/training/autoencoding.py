@@ -67,7 +67,7 @@ class Reconstruction(torch.nn.Module):
 
     def __init__(self, vae: torch.nn.Module) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae: Any = vae
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         posterior = self.vae.encode(pixels).latent_dist
@@ -97,8 +97,8 @@ def psnr(made: torch.Tensor, pixels: torch.Tensor) -> float:
     return -10 * math.log10(float(((made.clamp(-1, 1) - pixels) / 2).square().mean()))
 
 
-def build_vae(config: Mapping[str, Any]) -> torch.nn.Module:
+def build_vae(config: Mapping[str, Any]) -> Any:
     """Build diffusers' AutoencoderKL from its config file's values."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    return AutoencoderKL.from_config(dict(config))  # type: ignore[no-any-return]
+    return AutoencoderKL.from_config(dict(config))

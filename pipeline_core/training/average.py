@@ -26,8 +26,8 @@ class Average:
     def update(self, parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
         """Take in the parameters after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = [parameters[name].detach().float() for name in self.values]
-        torch._foreach_lerp_(list(self.values.values()), current, 1 - decay)
+        for name, value in self.values.items():
+            value.lerp_(parameters[name].detach().float(), 1 - decay)
 
     @torch.no_grad()
     def write_to(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:

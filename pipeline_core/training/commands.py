@@ -89,7 +89,7 @@ def run_obedience(args: argparse.Namespace) -> int:
     )
     pipeline = load_pipeline(args.model, parts=("text_encoder", "unet", "vae"))
     with tqdm(total=len(languages) * args.count, desc="pictures", disable=args.json) as bar:
-        tally = measure_obedience(pipeline, test, lambda done, _: bar.update(done - bar.n))
+        tally = measure_obedience(pipeline, test, on_pictures=bar.update)
     print(json.dumps(_rates(tally), indent=2) if args.json else _table(tally))
     return 0
 

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from .text_tower import TextStates
-
-
-class PairBatch(NamedTuple):
-    """Pictures and their captions."""
-
-    pixels: torch.Tensor  # (B, 3, H, W), normalised as the vision tower wants them
-    ids: torch.Tensor  # (B, T)
-    classes: torch.Tensor  # (B, slots): what the captions claim
+from .text_tower import AltClipText, TextStates
 
 
 class Clip(torch.nn.Module):
     """A text tower, a vision tower and the temperature; `forward` gives both sides."""
 
-    def __init__(self, text: torch.nn.Module, vision_config: Mapping[str, Any]) -> None:
+    def __init__(self, text: AltClipText, vision_config: Mapping[str, Any]) -> None:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         super().__init__()

@@ -55,9 +55,11 @@ def obedience_prompts(test: ObedienceTest) -> list[Caption]:
 def measure_obedience(
     pipeline: TextToImagePipeline,
     test: ObedienceTest,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_pictures: Callable[[int], object] | None = None,
 ) -> Tally:
     """Make a picture of every prompt and read it; the safety checker is not asked.
+
+    `on_pictures` is told how many more pictures are done.
 
     Raises:
         InvalidRequest: the pipeline has no text encoder, UNet or VAE.
@@ -68,8 +70,8 @@ def measure_obedience(
         batch = prompts[start : start + test.batch_size]
         pixels = _pictures(pipeline, [item.text for item in batch], test, start)
         total += measure(pixels, [item.claims for item in batch], [p.language for p in batch])
-        if on_progress is not None:
-            on_progress(start + len(batch), len(prompts))
+        if on_pictures is not None:
+            on_pictures(len(batch))
     return total
 
 

@@ -239,7 +239,7 @@ class _History:
             return
         seconds = self.offset + time.monotonic() - self.began
         line = {"step": step, "seconds": round(seconds, 2)}
-        line |= {name: float(f"{float(value):.6g}") for name, value in numbers.items()}
+        line |= {name: float(f"{float(value.detach()):.6g}") for name, value in numbers.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

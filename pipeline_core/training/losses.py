@@ -23,9 +23,10 @@ class NoiseLevels:
     """The training noise of a scheduler config: timesteps to alpha and sigma."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
-        from diffusers import DDPMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        self.alphas_cumprod = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
+        scheduler: Any = DDPMScheduler.from_config(dict(scheduler_config))
+        self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
 
     def draw_timesteps(self, count: int, device: torch.device) -> torch.Tensor:
         """Draw [B] timesteps, uniform and spread evenly over a batch (arXiv 2107.00630, app. I)."""

@@ -70,6 +70,7 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> None:
         gradient = parameter.grad
+        assert gradient is not None  # `step` asked
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)

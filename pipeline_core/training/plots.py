@@ -34,9 +34,8 @@ def plot_history(
         if not lines:
             continue
         steps = [offset + line["step"] for line in lines]
-        axes.plot(
-            steps, _smooth([line[value] for line in lines], smoothing), label=path.parent.name
-        )
+        values = _smooth([line[value] for line in lines], smoothing)
+        axes.plot(steps, values, label=path.parent.name)
         offset = steps[-1]
     if not axes.lines:
         raise InvalidRequest(f"none of {', '.join(map(str, histories))} holds {value!r}")

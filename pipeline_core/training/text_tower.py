@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+PAD_ID = 1  # XLM-R's
+
 
 class TextStates(NamedTuple):
     """What the tower says of a batch of prompts."""
@@ -38,7 +40,7 @@ class AltClipText(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> TextStates:
         """Encode windows of ids [B, T]; pads (id 1) are masked, and have states of their own."""
-        mask = ids.ne(self.roberta.config.pad_token_id)
+        mask = ids.ne(PAD_ID)
         output = self.roberta(ids, attention_mask=mask.long(), output_hidden_states=True)
         pooled = self.transformation(self.pre_LN(output.last_hidden_state[:, 0]))
         return TextStates(pooled, self.transformation_pre(self.pre_LN(output.hidden_states[-2])))
@@ -47,13 +49,13 @@ class AltClipText(torch.nn.Module):
 _NOT_XLMR = ("architectures", "model_type", "project_dim", "has_pre_transformation")
 
 
-def trim_pads(ids: torch.Tensor, pad_id: int = 1) -> torch.Tensor:
+def trim_pads(ids: torch.Tensor) -> torch.Tensor:
     """Cut windows [B, T] to the longest prompt and one pad: all pads have one and the same state.
 
     A pad's position, word and attention are those of every other pad of its window, so one stands
     for all; `restore_pads` repeats it.
     """
-    longest = int(ids.ne(pad_id).sum(1).max())
+    longest = int(ids.ne(PAD_ID).sum(1).max())
     return ids[:, : min(longest + 1, ids.shape[1])]
 
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +36,7 @@ from .vocabulary import FILE_NAME, Windows, write_tokenizer
 _log = logging.getLogger("multilingual_diffusion")
 
 RESULT = "result.safetensors"
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def small(steps: int, **values: Any) -> LoopOptions:
@@ -47,6 +48,7 @@ def small(steps: int, **values: Any) -> LoopOptions:
         "weight_decay": 0.0,
         "decay": "cosine",
         "mixed_precision": "bf16",
+        "checkpoint_every": 100,
     }
     return LoopOptions(steps=steps, **{**defaults, **values})
 
@@ -56,7 +58,7 @@ class UNetStage:
     """One stage of the UNet: what trains, who reads the prompts, how many captions are dropped."""
 
     loop: LoopOptions
-    pictures: int = 24_000  # cached latents of all buckets together
+    pictures: int = 16_000  # cached latents of all buckets together
     selection: Selection = "all"
     encoder: str = "teacher-learning"  # the text stage whose tower reads the prompts
     languages: tuple[str, ...] = LANGUAGES
@@ -82,19 +84,19 @@ class NanoPlan:
         default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )
     teacher_learning: LoopOptions = field(
-        default_factory=lambda: small(2000, batch_size=96, warmup_steps=50, ema_decay=0.99)
+        default_factory=lambda: small(450, batch_size=96, warmup_steps=50, ema_decay=0.99)
     )
     checker: LoopOptions = field(
         default_factory=lambda: small(250, batch_size=48, warmup_steps=20, ema_decay=0.98)
     )
     base: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(1000, decay="constant"), pictures=6_000, encoder="teacher", languages=("en",)
+            small(400, decay="constant"), pictures=3_000, encoder="teacher", languages=("en",)
         )
     )
     concept_alignment: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(200, decay="constant"), selection="cross-attention-kv"
+            small(100, decay="constant"), selection="cross-attention-kv"
         )
     )
     quality: UNetStage = field(
@@ -168,7 +170,7 @@ def save_result(network: torch.nn.Module, folder: Path) -> None:
     temporary.rename(folder / RESULT)
 
 
-def load_result(network: torch.nn.Module, folder: Path) -> torch.nn.Module:
+def load_result(network: Network, folder: Path) -> Network:
     """Fill a network from a stage's result; returns it, not training."""
     from safetensors.torch import load_file
 
@@ -182,12 +184,12 @@ def build_teacher() -> TeacherNetwork:
     return TeacherNetwork(Clip(AltClipText(TEXT), VISION), ClaimReader(TEXT["project_dim"]))
 
 
-def build_unet() -> torch.nn.Module:
+def build_unet() -> Any:
     """Build the UNet, with seeded weights."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     torch.manual_seed(3)
-    return UNet2DConditionModel.from_config(UNET)  # type: ignore[no-any-return]
+    return UNet2DConditionModel.from_config(UNET)
 
 
 def load_tower(folder: Path, stage: str) -> AltClipText:
@@ -218,7 +220,7 @@ def _run_decoder(folder: Path, plan: NanoPlan) -> None:
     """Go on with the decoder alone: the latents that the UNet learns stay as they are."""
     vae = load_result(build_vae(VAE), folder / "vae")
     for part in (vae.encoder, vae.quant_conv):
-        part.requires_grad_(False)  # type: ignore[union-attr]
+        part.requires_grad_(False)
     task = AutoencodingTask(vae, CropMaker(seed=2), plan.decoder_crops, plan.decoder.steps)
     _finish(task, plan.decoder, folder / "decoder", log_psnr)
     save_result(vae, folder / "decoder")
@@ -227,7 +229,8 @@ def _run_decoder(folder: Path, plan: NanoPlan) -> None:
 def log_psnr(step: int, network: torch.nn.Module, folder: Path) -> None:
     """Log how well whole pictures come back."""
     pixels = CropMaker(seed=3)(Position(0), None, 24)
-    made = network.vae.decode(network.vae.encode(pixels).latent_dist.mean).sample  # type: ignore[union-attr, operator]
+    vae: Any = network.vae
+    made = vae.decode(vae.encode(pixels).latent_dist.mean).sample
     _log.info("step %d: %.2f dB", step, psnr(made, pixels))
 
 
@@ -339,7 +342,7 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
 }
 
 
-def latest_unet(folder: Path) -> torch.nn.Module:
+def latest_unet(folder: Path) -> Any:
     """Load the UNet of the last stage that has a result or a checkpoint, averages in place.
 
     Raises:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -116,12 +117,12 @@ class WorldSource:
         return restore_pads(states, CONTEXT_LENGTH)
 
 
-def make_encoder(vae: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_encoder(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the frozen VAE's way from pixels in 0..1 to scaled latents, the posterior's mean."""
 
     @torch.no_grad()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        posterior = vae.encode(pixels * 2 - 1).latent_dist  # type: ignore[operator]
+        posterior = vae.encode(pixels * 2 - 1).latent_dist
         return posterior.mean * VAE["scaling_factor"]
 
     return encode
