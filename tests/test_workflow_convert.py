@@ -39,6 +39,14 @@ def test_published_templates_convert_as_the_front_end_does(
     assert to_api(convert(golden["ui"], stock)) == golden["api"]
 
 
+@pytest.mark.skipif(not TEMPLATES, reason="the published templates are not on this machine")
+def test_the_comparison_sees_one_wrong_place(stock: dict[str, Any]) -> None:
+    golden = json.loads((DATA / "workflows" / "wan2.1_fun_inp.json").read_text(encoding="utf-8"))
+    node = next(each for each in golden["ui"]["nodes"] if each["type"] == "KSampler")
+    del node["widgets_values"][1]  # the companion of the seed
+    assert to_api(convert(golden["ui"], stock)) != golden["api"]
+
+
 class Source:
     """A picture from a text."""
 
@@ -310,6 +318,26 @@ def test_proxy_widgets_of_older_files() -> None:
         definitions={"subgraphs": [maker()]},
     )
     assert inputs_of(graph, "1:5") == {"text": "a dog", "seed": 44, "mode": "good", "steps": 30}
+
+
+def test_proxy_widgets_of_primitives_and_of_the_host_itself() -> None:
+    primitive = ui_node(6, "PrimitiveNode", values=[99, "fixed"], outs=["INT"])
+    inner = subgraph(
+        "maker",
+        [primitive, with_seed_input(source(5, ins={"seed": 1}))],
+        [[1, 6, 0, 5, 1], [2, -10, 0, 5, 3]],
+        inputs=[boundary("steps", "INT", 2)],
+        outputs=[],
+    )
+    inner["nodes"][1]["inputs"].append({"name": "steps", "type": "INT", "link": 2})
+    for proxies, seed in (
+        ([["6", "value"], ["-1", "steps"]], 44),
+        ([["6", "value"], ["-1", "steps"], ["6", "control_after_generate"]], 99),
+    ):
+        node = host(1, ins={"steps": None}, values=[44, 50], properties={"proxyWidgets": proxies})
+        graph = ui([node], [], definitions={"subgraphs": [inner]})
+        found = inputs_of(graph, "1:5")
+        assert (found["seed"], found["steps"]) == (seed, 50)
 
 
 def test_an_id_that_is_taken_is_given_anew_as_in_the_browser() -> None:

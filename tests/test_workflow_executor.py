@@ -458,6 +458,17 @@ def test_a_failing_node_is_named_and_the_rest_stays_cached() -> None:
     assert executor.run(parse_api(data)).executed == ["2", "9"]
 
 
+def test_messages_are_one_line_and_use_the_display_name() -> None:
+    def tell(self: Any, value: int) -> Any:
+        raise ValueError("first\n  second")
+
+    classes = {**CLASSES, "Bad": node_class(tell, INT)}
+    flow = graph(n1=("Bad", {"value": 1}), n9=("Show", {"value": ["1", 0]}))
+    with pytest.raises(NodeFailed) as caught:
+        Executor(classes, titles={"Bad": "A bad node"}).run(flow)
+    assert str(caught.value) == "node 1 (Bad, 'A bad node') failed: ValueError: first second"
+
+
 @pytest.mark.parametrize("returned", [None, 5, "text", {"result": 5}, object()])
 def test_answers_of_the_wrong_shape_are_named(returned: Any) -> None:
     flow = graph(n1=("Bad", {"value": 1}), n9=("Show", {"value": ["1", 0]}))

@@ -37,8 +37,8 @@ class Announcer:
     callback: EventCallback | None
     stop: threading.Event
 
-    def send(self, kind: str, **data: Any) -> None:
-        """Send one event; every one names the run, and those with a time say it in ms."""
+    def tell(self, kind: str, **data: Any) -> None:
+        """Tell one event; every one names the run, and those with a time say it in ms."""
         if self.callback is None:
             return
         if kind.startswith("execution_"):
@@ -64,7 +64,7 @@ def report_progress(value: float, total: float) -> None:
     if current is not None:
         announcer, node = current
         announcer.check_cancelled()
-        announcer.send("progress", value=value, max=total, node=node)
+        announcer.tell("progress", value=value, max=total, node=node)
 
 
 def _described(value: Any) -> str:

@@ -60,14 +60,14 @@ class Run:
 
     def execute(self) -> RunResult:
         """Run everything; raises what `Executor.run` documents."""
-        self._announcer.send("execution_start")
+        self._announcer.tell("execution_start")
         try:
             self._sign(self._checked.outputs)
             self._reuse()
             self._schedule.add(self._checked.outputs)
             self._run_all()
         except Cancelled:
-            self._announcer.send("execution_interrupted", executed=self._result.executed)
+            self._announcer.tell("execution_interrupted", executed=self._result.executed)
             raise
         finally:
             self._async.close()
@@ -75,8 +75,8 @@ class Run:
         self._result.outputs.update(
             (key, self._results[key].outputs) for key in self._checked.outputs
         )
-        self._announcer.send("executing", node=None, display_node=None)
-        self._announcer.send("execution_success")
+        self._announcer.tell("executing", node=None, display_node=None)
+        self._announcer.tell("execution_success")
         return self._result
 
     def _define(self, class_type: str) -> NodeDefinition:
@@ -107,7 +107,7 @@ class Run:
     def _reuse(self) -> None:
         """Take over what the cache has; nothing before it needs to run."""
         found = [key for key, signature in self._signatures.items() if self._cached(signature)]
-        self._announcer.send("execution_cached", nodes=found)
+        self._announcer.tell("execution_cached", nodes=found)
         waiting, seen = list(self._checked.outputs), set(self._checked.outputs)
         while waiting:
             key = waiting.pop()
@@ -146,7 +146,7 @@ class Run:
     def _is_urgent(self, key: str) -> bool:
         definition = self._graph.definition(key)
         node_class = self._classes[definition.name]
-        name = getattr(node_class, "FUNCTION", "")
+        name = str(getattr(node_class, "FUNCTION", ""))
         is_async = inspect.iscoroutinefunction(getattr(node_class, name, None))
         return is_async or definition.is_output
 
@@ -187,7 +187,7 @@ class Run:
     def _fail(self, key: str, exc: Exception) -> NoReturn:
         node = self._graph.node(key)
         reason = str(exc) if isinstance(exc, WorkflowError) else f"{type(exc).__name__}: {exc}"
-        self._announcer.send(
+        self._announcer.tell(
             "execution_error",
             node_id=key,
             node_type=node.class_type,
@@ -198,7 +198,8 @@ class Run:
             current_inputs={name: _described(value) for name, value in node.inputs.items()},
             current_outputs=list(self._results),
         )
-        raise NodeFailed(key, node.class_type or "", node.title, reason) from exc
+        title = node.title or self._graph.definition(key).title
+        raise NodeFailed(key, node.class_type or "", title, " ".join(reason.split())) from exc
 
     def _step(self, key: str) -> None:
         if key in self._answers:
@@ -213,7 +214,7 @@ class Run:
         if missing and self._waits_for_lazy(key, definition, instance, inputs, missing):
             return
         shown_as = self._graph.get_display_node_id(key)
-        self._announcer.send("executing", node=key, display_node=shown_as)
+        self._announcer.tell("executing", node=key, display_node=shown_as)
         function = getattr(instance, str(getattr(instance, "FUNCTION", "")), None)
         if not callable(function):
             raise WorkflowError("its FUNCTION names no method")
@@ -287,12 +288,12 @@ class Run:
     def _show(self, key: str, ui: Mapping[str, Any]) -> None:
         self._result.ui[key] = ui
         shown_as = self._graph.get_display_node_id(key)
-        self._announcer.send("executed", node=key, display_node=shown_as, output=ui)
+        self._announcer.tell("executed", node=key, display_node=shown_as, output=ui)
 
     def _blocked(self, key: str, blocker: Any) -> ExecutionBlocker:
         """Report a blocker's message once; what hangs on it is then blocked silently."""
         if blocker.message is not None:
-            self._announcer.send(
+            self._announcer.tell(
                 "execution_error",
                 node_id=key,
                 node_type=self._graph.node(key).class_type,

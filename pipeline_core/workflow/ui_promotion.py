@@ -132,7 +132,8 @@ class Promotions:
                     if inner.inputs[index].name == name:
                         values.inputs[index] = value
             elif node_id in inner.nodes and inner.nodes[node_id].type == PRIMITIVE:
-                values.primitives.setdefault(node_id, value)
+                if {str(each[1]) for each in proxies if str(each[0]) == node_id} == {"value"}:
+                    values.primitives[node_id] = value
             elif node_id in inner.nodes:
                 values.widgets[node_id, name] = value
 
