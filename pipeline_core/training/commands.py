@@ -55,7 +55,9 @@ def run_nano(args: argparse.Namespace) -> int:
     """Train nano's stages, and export the result where asked."""
     import torch
 
-    from .nano.recipe import export_run, read_plan, train_nano
+    from .nano.export import export_run
+    from .nano.plan import read_plan
+    from .nano.recipe import train_nano
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from ...errors import InvalidRequest
+from ..autoencoding import build_vae
 from .checker import checker_config, checker_tensors
-from .configs import NATIVE_SIZE, SCHEDULER, TEXT, UNET, VAE, VISION
+from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
+from .results import latest_stage, latest_unet, load_checker, load_result, load_tower
 from .text_stages import MEAN, STD
 from .vocabulary import FILE_NAME
 
@@ -44,6 +46,18 @@ PREPROCESSOR = {
     "resample": 3,
     "size": VISION["image_size"],
 }
+
+
+def export_run(folder: Path, target: Path) -> int:
+    """Write a run as the published folder, as far as it has come; return the bytes of its files."""
+    return export(
+        target,
+        tokenizer=folder / "tokenizer" / FILE_NAME,
+        text=load_tower(folder, "teacher-learning"),
+        unet=latest_unet(folder),
+        vae=load_result(build_vae(VAE), folder / latest_stage(folder, "decoder", "vae")),
+        checker=load_checker(folder),
+    )
 
 
 def export(
@@ -101,6 +115,3 @@ def _write(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         if not value.isfinite().all():
             raise InvalidRequest(f"{name} does not fit into fp16")
     save_file(halves, path, metadata={"format": "pt"})
-
-
-__all__ = ["LIMIT", "NATIVE_SIZE", "export"]

@@ -1,0 +1,111 @@
+"""How long each stage of `nano` runs, and on how much; a JSON file may change any number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import UnknownName
+from ...models.strict_json import read_json
+from ..autoencoding import CropPhase
+from ..loop import LoopOptions
+from ..losses import LossWeighting
+from ..selection import Selection
+from ..world.captions import LANGUAGES
+
+
+def small(steps: int, **values: Any) -> LoopOptions:
+    """Return options that suit networks of a few million parameters and few samples."""
+    defaults: dict[str, Any] = {
+        "optimizer": "muon",
+        "learning_rate": 2e-3,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+        "decay": "cosine",
+        "mixed_precision": "bf16",
+        "checkpoint_every": 100,
+        "sample_every": 500,
+    }
+    return LoopOptions(steps=steps, **{**defaults, **values})
+
+
+@dataclass(frozen=True)
+class UNetStage:
+    """One stage of the UNet: what trains, who reads the prompts, how many captions are dropped."""
+
+    loop: LoopOptions
+    pictures: int = 16_000  # cached latents of all buckets together
+    selection: Selection = "all"
+    encoder: str = "teacher-learning"  # the text stage whose tower reads the prompts
+    languages: tuple[str, ...] = LANGUAGES
+    dropped: float = 0.0
+    weighting: LossWeighting = "balanced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanoPlan:
+    """How long each stage runs, and on how much."""
+
+    vae: LoopOptions = field(
+        default_factory=lambda: small(900, batch_size=16, ema_decay=0.995, sample_every=100)
+    )
+    vae_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 32, 16), CropPhase(0.78, 64, 8))
+    decoder: LoopOptions = field(
+        default_factory=lambda: small(
+            1500, batch_size=8, matrix_learning_rate=0.01, ema_decay=0.995, sample_every=100
+        )
+    )
+    decoder_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 64, 8), CropPhase(0.8, None, 3))
+    teacher: LoopOptions = field(
+        default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
+    )
+    teacher_learning: LoopOptions = field(
+        default_factory=lambda: small(450, batch_size=96, warmup_steps=50, ema_decay=0.99)
+    )
+    checker: LoopOptions = field(
+        default_factory=lambda: small(250, batch_size=48, warmup_steps=20, ema_decay=0.98)
+    )
+    base: UNetStage = field(
+        default_factory=lambda: UNetStage(
+            small(400, decay="constant"), pictures=3_000, encoder="teacher", languages=("en",)
+        )
+    )
+    concept_alignment: UNetStage = field(
+        default_factory=lambda: UNetStage(
+            small(100, decay="constant"), selection="cross-attention-kv"
+        )
+    )
+    quality: UNetStage = field(
+        default_factory=lambda: UNetStage(small(6000, decay="constant", ema_decay=0.999))
+    )
+    guidance: UNetStage = field(
+        default_factory=lambda: UNetStage(small(3000, ema_decay=0.999), dropped=0.1)
+    )
+
+
+def read_plan(path: Path | None) -> NanoPlan:
+    """Return the plan with the numbers of a JSON file put in: {"quality": {"steps": 9000}}.
+
+    Raises:
+        UnknownName: the file names a stage or an option that there is not.
+    """
+    plan = NanoPlan()
+    changes = {} if path is None else read_json(path)
+    for name, value in changes.items():
+        current = getattr(plan, name.replace("-", "_"), None)
+        if current is None:
+            raise UnknownName("plan entry", name, vars(plan))
+        plan = replace(plan, **{name.replace("-", "_"): _changed(current, value)})
+    return plan
+
+
+def _changed(current: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    loop = current.loop if isinstance(current, UNetStage) else current
+    for name in value:
+        if name not in vars(loop):
+            raise UnknownName("stage option", name, vars(loop))
+    loop = replace(loop, **value)
+    return replace(current, loop=loop) if isinstance(current, UNetStage) else loop

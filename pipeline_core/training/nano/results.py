@@ -1,0 +1,111 @@
+"""What the stages of a run left behind: their networks built, loaded and saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ...errors import ModelNotFound
+from ..contrastive import Clip
+from ..loop import CHECKPOINT
+from ..text_tower import AltClipText
+from .checker import HazardNetwork
+from .claims import ClaimReader
+from .configs import TEXT, UNET, VISION
+from .stage_names import STAGES
+from .text_stages import TeacherNetwork
+from .vocabulary import FILE_NAME
+
+RESULT = "result.safetensors"
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def result_name(stage: str) -> str:
+    return FILE_NAME if stage == "tokenizer" else RESULT
+
+
+def save_result(network: torch.nn.Module, folder: Path) -> None:
+    """Write a stage's weights, the averages in place, beside its checkpoint."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    temporary = folder / "result.incomplete"
+    save_file(state, temporary)
+    temporary.rename(folder / RESULT)
+
+
+def load_result(network: Network, folder: Path) -> Network:
+    """Fill a network from a stage's result; returns it, not training."""
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file(folder / RESULT))
+    return network.train(False)
+
+
+def build_teacher() -> TeacherNetwork:
+    """Build the English CLIP and the reader of claims, with seeded weights."""
+    torch.manual_seed(1)
+    return TeacherNetwork(Clip(AltClipText(TEXT), VISION), ClaimReader(TEXT["project_dim"]))
+
+
+def build_unet() -> Any:
+    """Build the UNet, with seeded weights."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    torch.manual_seed(3)
+    return UNet2DConditionModel.from_config(UNET)
+
+
+def load_tower(folder: Path, stage: str) -> AltClipText:
+    """Load the text tower that stage `teacher` or `teacher-learning` made."""
+    if stage == "teacher":
+        teacher = build_teacher()
+        load_result(teacher, folder / stage)
+        return teacher.clip.text
+    tower = AltClipText(TEXT)
+    load_result(tower, folder / stage)
+    return tower
+
+
+def load_checker(folder: Path) -> HazardNetwork:
+    """Load what stage `checker` made."""
+    network = HazardNetwork(build_teacher().clip.vision)
+    load_result(network, folder / "checker")
+    return network
+
+
+def latest_unet(folder: Path) -> Any:
+    """Load the UNet of the last stage that has a result or a checkpoint, averages in place.
+
+    Raises:
+        ModelNotFound: no UNet stage has begun.
+    """
+    unet = build_unet()
+    for name in reversed(STAGES[STAGES.index("base") :]):
+        if (folder / name / RESULT).is_file():
+            return load_result(unet, folder / name)
+        if (folder / name / CHECKPOINT).is_file():
+            before = STAGES[STAGES.index(name) - 1]
+            if name != "base":
+                load_result(unet, folder / before)
+            state = torch.load(folder / name / CHECKPOINT, map_location="cpu", weights_only=True)
+            parameters = dict(unet.named_parameters())
+            with torch.no_grad():
+                for key, value in state["average"].items():
+                    parameters[key].copy_(value)
+            return unet.train(False)
+    raise ModelNotFound(f"{folder} holds no UNet yet; run the stages from 'base' on")
+
+
+def latest_stage(folder: Path, *stages: str) -> str:
+    """Return the first of the stages that has a result.
+
+    Raises:
+        ModelNotFound: none has.
+    """
+    for stage in stages:
+        if (folder / stage / RESULT).is_file():
+            return stage
+    raise ModelNotFound(f"{folder} has no result of {' or '.join(stages)}")
