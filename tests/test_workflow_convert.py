@@ -172,6 +172,60 @@ def test_lists_are_wrapped_and_upload_buttons_are_not_sent() -> None:
     }
 
 
+class CustomCombo:
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"choice": ("COMBO", {"options": []})}}
+
+    RETURN_TYPES = ("STRING", "INT")
+
+
+@pytest.mark.parametrize("rest", [["a", "b", ""], ["a", "b"], ["a", "b", "", "c"]])
+def test_a_combo_with_options_of_its_own(rest: list[str]) -> None:
+    graph = ui([ui_node(1, "CustomCombo", values=["b", 0, *rest])], [])
+    definitions = definitions_from_classes({"CustomCombo": CustomCombo})
+    assert to_api(convert(graph, definitions))["1"]["inputs"] == {
+        "choice": "b", "index": 1, "option1": "a", "option2": "b", "option3": "",
+    }  # fmt: skip
+
+
+class Resize:
+    """The value of `how` brings further inputs, one of them with a place for its companion."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        sized = {"required": {"width": ("INT", {"default": 8, "control_after_generate": True})}}
+        like = {"required": {"model": ("IMAGE",)}, "optional": {"exact": ("BOOLEAN", {})}}
+        options = [{"key": "size", "inputs": sized}, {"key": "like", "inputs": like}]
+        return {
+            "required": {
+                "how": ("COMFY_DYNAMICCOMBO_V3", {"options": options}),
+                "more": ("COMFY_AUTOGROW_V3", {"template": {"input": {}, "prefix": "p"}}),
+                "last": ("INT", {}),
+            }
+        }
+
+    RETURN_TYPES = ("IMAGE",)
+
+
+def test_inputs_that_depend_on_a_value_and_inputs_that_grow() -> None:
+    definitions = {**DEFINITIONS, **definitions_from_classes({"Resize": Resize})}
+    values = {"size": [["size", 64, "fixed", 3]], "like": [["like", True, 3]], "none": [[]]}
+    wanted: dict[str, dict[str, Any]] = {
+        "size": {"how": "size", "how.width": 64, "last": 3},
+        "like": {"how": "like", "how.model": ["1", 0], "how.exact": True, "last": 3},
+        "none": {"how": "size", "how.width": 8, "last": 0},
+    }
+    for name, (saved,) in values.items():
+        node = ui_node(2, "Resize", ins={"how.model": 4, "more.p0": 5}, values=saved)
+        graph = ui([source(), node], [[4, 1, 0, 2, 0, "IMAGE"], [5, 1, 1, 2, 1, "MASK"]])
+        found = to_api(convert(graph, definitions))["2"]["inputs"]
+        assert found.pop("more.p0") == ["1", 1]
+        if name != "like":
+            assert found.pop("how.model") == ["1", 0]  # a socket of the file's own stays
+        assert found == wanted[name]
+
+
 def test_titles() -> None:
     api = to_api(convert(ui([source(), source(2, title="Mine")], []), DEFINITIONS))
     assert [api[key]["_meta"]["title"] for key in "12"] == ["The Source", "Mine"]
@@ -320,6 +374,16 @@ def test_proxy_widgets_of_older_files() -> None:
     assert inputs_of(graph, "1:5") == {"text": "a dog", "seed": 44, "mode": "good", "steps": 30}
 
 
+@pytest.mark.parametrize("proxy", [["30", "seed"], ["30", "5: seed"]])
+def test_proxy_widgets_of_nested_subgraphs(proxy: list[str]) -> None:
+    outer = subgraph("outer", [host(30, ins={"shown": None})], [], inputs=[], outputs=[])
+    inner = maker()
+    inner["inputs"][0]["name"] = "shown"  # the input shows the widget under another name
+    node = host(1, "outer", ins={}, values=[44], properties={"proxyWidgets": [proxy]})
+    graph = ui([node], [], definitions={"subgraphs": [outer, inner]})
+    assert inputs_of(graph, "1:30:5")["seed"] == 44
+
+
 def test_proxy_widgets_of_primitives_and_of_the_host_itself() -> None:
     primitive = ui_node(6, "PrimitiveNode", values=[99, "fixed"], outs=["INT"])
     inner = subgraph(
@@ -381,6 +445,7 @@ def test_unknown_classes_are_all_named() -> None:
         {"nodes": [], "links": [[1, 2]]},
         {"nodes": [], "links": 3},
         {"nodes": [], "definitions": {"subgraphs": [{}]}},
+        {"nodes": [{**source(), "properties": [1]}]},
         {"nodes": [save(1, 77)]},
         {"nodes": [save(1, 77)], "links": [[77, 5, 0, 1, 0, "IMAGE"]]},
         {"nodes": [save(1, 77)], "links": [[77, -10, 0, 1, 0, "IMAGE"]]},

@@ -316,6 +316,7 @@ def test_hidden_inputs() -> None:
     assert seen["png"] == {"workflow": {"nodes": []}}
     assert seen["dyn"].get_node("7")["inputs"] == {} and seen["dyn"].has_node("7")
     assert seen["dyn"].all_node_ids() == {"7"}
+    assert seen["dyn"].get_original_prompt() == seen["prompt"]
     Executor({"Peek": peek}).run(flow, extra_pnginfo={"other": 1})
     assert seen["png"] == {"other": 1}
 
@@ -342,7 +343,10 @@ def test_expansion_nested_and_cached() -> None:
 
 
 def test_expansion_takes_from_the_graph_shows_and_mixes_values() -> None:
+    graphs: list[Any] = []
+
     def grow(self: Any, value: int, my: str, dyn: Any) -> Any:
+        graphs.append(dyn)
         nodes = {
             f"{my}.a": {"class_type": "Add", "inputs": {"a": ["1", 0], "b": 10}},
             f"{my}.s": {"class_type": "Show", "inputs": {"value": [f"{my}.a", 0]}},
@@ -365,6 +369,8 @@ def test_expansion_takes_from_the_graph_shows_and_mixes_values() -> None:
     assert shown(result, "2.s") == [15] and result.ui["2"] == {"grown": [1]}
     told = [e["data"] for e in events if e["type"] == "executed" and e["data"]["node"] == "2.s"]
     assert told[0]["display_node"] == "2"
+    assert [graphs[0].get_parent_node_id(key) for key in ("2.s", "2")] == ["2", None]
+    assert [graphs[0].get_real_node_id(key) for key in ("2.s", "2")] == ["2", "2"]
 
 
 @pytest.mark.parametrize(

@@ -196,11 +196,15 @@ JSON = st.recursive(
     ),
     max_leaves=30,
 )  # fmt: skip
+WORDS = st.sampled_from(["0", "1", "2", "3", "-1", "value", "1: value"])
+PROXIES = st.fixed_dictionaries(
+    {"proxyWidgets": st.one_of(JSON, st.lists(st.lists(WORDS, min_size=2, max_size=3), max_size=3))}
+)
 SLOT = st.fixed_dictionaries({"name": st.just("value"), "link": JSON}, optional={"widget": JSON})
 NODE = st.fixed_dictionaries(
     {"id": st.integers(0, 3), "type": st.sampled_from(["Value", "Reroute", "PrimitiveNode", "s"])},
     optional={"inputs": st.lists(SLOT, max_size=2), "mode": JSON, "widgets_values": JSON,
-              "properties": JSON, "outputs": JSON},
+              "properties": st.one_of(JSON, PROXIES), "outputs": JSON},
 )  # fmt: skip
 LINK = st.lists(st.integers(-10, 3), min_size=5, max_size=6)
 SUBGRAPH = st.fixed_dictionaries(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -123,6 +123,13 @@ class _Conversion:
         if path.count(":") > MAX_DEPTH:
             raise malformed(self._where, f"subgraphs are nested more than {MAX_DEPTH} deep")
         values = self._promotions.host_values(instance.graph, node)
+        given = instance.values.widgets if instance.values else {}
+        shown = {
+            index: given[node.id, slot.name]
+            for index, slot in enumerate(inner.inputs)
+            if (node.id, slot.name) in given
+        }
+        values = replace(values, inputs={**values.inputs, **shown})
         return Instance(inner, path, instance, node, values)
 
     def _is_virtual(self, node: UiNode) -> bool:

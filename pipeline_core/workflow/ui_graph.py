@@ -48,6 +48,7 @@ class UiNode:
     outputs: Sequence[UiSlot]
     widgets_values: Any
     properties: Mapping[str, Any]
+    proxies: Sequence[tuple[str, str]] = ()  # of older subgraph hosts: (inner node, widget)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ def _read_graph(
 
 
 def _read_node(data: Mapping[str, Any], renamed: Mapping[str, str]) -> UiNode:
-    key = str(data["id"])
+    key, properties = str(data["id"]), data.get("properties") or {}
+    if not isinstance(properties, Mapping):
+        raise ValueError(f"node {key}: its properties are no object")
     return UiNode(
         renamed.get(key, key),
         str(data["type"]),
@@ -177,8 +180,19 @@ def _read_node(data: Mapping[str, Any], renamed: Mapping[str, str]) -> UiNode:
         [_read_slot(each) for each in data.get("inputs") or ()],
         [_read_slot(each) for each in data.get("outputs") or ()],
         data.get("widgets_values"),
-        data.get("properties") or {},
+        properties,
+        _read_proxies(properties.get("proxyWidgets")),
     )
+
+
+def _read_proxies(data: Any) -> list[tuple[str, str]]:
+    """Return the pairs; as in the browser, none of them counts where one is malformed."""
+    entries = data if isinstance(data, list) else []
+    if not all(isinstance(e, list) and 2 <= len(e) <= 3 for e in entries):
+        return []
+    if not all(isinstance(part, str) for entry in entries for part in entry):
+        return []
+    return [(entry[0], entry[1]) for entry in entries]
 
 
 def _read_slot(data: Mapping[str, Any]) -> UiSlot:
@@ -212,9 +226,8 @@ def _with_new_proxies(graph: UiGraph, renamed: Mapping[str, Mapping[str, str]]) 
         return graph
     nodes = dict(graph.nodes)
     for key, node in nodes.items():
-        names, proxies = renamed.get(node.type), node.properties.get("proxyWidgets")
-        if names and isinstance(proxies, list):
-            moved = [[names.get(str(each[0]), each[0]), *each[1:]] for each in proxies]
-            properties = {**node.properties, "proxyWidgets": moved}
-            nodes[key] = replace(node, properties=properties)
+        names = renamed.get(node.type)
+        if names:
+            moved = [(names.get(inner, inner), widget) for inner, widget in node.proxies]
+            nodes[key] = replace(node, proxies=moved)
     return replace(graph, nodes=nodes)

@@ -87,9 +87,8 @@ class Promotions:
         saved = host.widgets_values if isinstance(host.widgets_values, list) else []
         for index, value in zip(values.inputs, saved, strict=False):
             values.inputs[index] = value
-        proxies = host.properties.get("proxyWidgets")
-        if isinstance(proxies, list):
-            self._apply_proxies(inner, values, proxies, saved, depth)
+        if host.proxies:
+            self._apply_proxies(inner, host, values, saved, depth)
         return values
 
     def _source(self, inner: UiGraph, index: int, depth: int) -> tuple[str, str, Any] | None:
@@ -115,7 +114,7 @@ class Promotions:
         return None
 
     def _apply_proxies(
-        self, inner: UiGraph, values: HostValues, proxies: list[Any], saved: list[Any], depth: int
+        self, inner: UiGraph, host: UiNode, values: HostValues, saved: list[Any], depth: int
     ) -> None:
         """Give each listed widget the value at its place in the host's widgets_values."""
         inputs = {
@@ -123,26 +122,37 @@ class Promotions:
             for index in reversed(range(len(inner.inputs)))
             if (source := self._source(inner, index, depth)) is not None
         }
-        for entry, value in zip(proxies, saved, strict=False):
-            node_id, name = str(entry[0]), self._proxy_name(inner, entry)
+        for (node_id, written), value in zip(host.proxies, saved, strict=False):
+            node = inner.nodes.get(node_id)
+            if node is None and node_id == "-1":  # the host's own input, by name
+                named = [i for i in values.inputs if inner.inputs[i].name == written]
+                values.inputs.update(dict.fromkeys(named, value))
+            if node is None:
+                continue
+            name = self._proxied_name(inner, node, written, depth)
             if (node_id, name) in inputs:
                 values.inputs[inputs[node_id, name]] = value
-            elif node_id == "-1":  # newer files: the host's own input, by name
-                for index in values.inputs:
-                    if inner.inputs[index].name == name:
-                        values.inputs[index] = value
-            elif node_id in inner.nodes and inner.nodes[node_id].type == PRIMITIVE:
-                if {str(each[1]) for each in proxies if str(each[0]) == node_id} == {"value"}:
-                    values.primitives[node_id] = value
-            elif node_id in inner.nodes:
+            elif node.type != PRIMITIVE:
                 values.widgets[node_id, name] = value
+            elif {widget for each, widget in host.proxies if each == node_id} == {"value"}:
+                values.primitives[node_id] = value
 
-    def _proxy_name(self, inner: UiGraph, entry: Any) -> str:
-        """Return the widget's name; some files put the ids of nested nodes before it."""
-        name, node = str(entry[1]), inner.nodes.get(str(entry[0]))
-        known = {slot.widget or slot.name for slot in self.slots(inner, node)} if node else set()
+    def _proxied_name(self, inner: UiGraph, node: UiNode, written: str, depth: int) -> str:
+        """Return the name of the widget; older files write the ids of nested nodes before it.
+
+        For a nested host it is the name of its input, which may show a widget of another name.
+        """
+        known = {slot.widget or slot.name for slot in self.slots(inner, node)}
+        name = written
         while name not in known and (match := _OLD_PREFIX.fullmatch(name)):
             name = match[2]
+        nested = self._workflow.subgraphs.get(node.type)
+        if name in known or nested is None:
+            return name
+        for index, slot in enumerate(nested.inputs):
+            source = self._source(nested, index, depth + 1)
+            if source is not None and source[1] == name:
+                return slot.name
         return name
 
 

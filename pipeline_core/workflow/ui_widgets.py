@@ -7,6 +7,7 @@ Facts: the front end's widget constructors (comfyui-frontend-package 1.49.6), no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -166,9 +167,8 @@ def _without_old_places(values: list[Any], definition: NodeDefinition) -> list[A
 
 def _add_options(widgets: NodeWidgets, rest: list[Any]) -> None:
     """Add what a CustomCombo has beyond its class: the place of the choice, and its options."""
-    options = rest[1:] or [""]
-    if options[-1]:
-        options.append("")  # there is always an empty one to write into
+    # the browser adds an empty option when the last one is filled, so the first empty one is last
+    options = [*itertools.takewhile(bool, rest[1:]), ""]
     choice = widgets.values.get("choice")
     _add(widgets, "index", None, options.index(choice) if choice in options else -1)
     for number, option in enumerate(options, start=1):
