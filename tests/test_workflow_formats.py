@@ -288,6 +288,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7)
         ("plain", "plain"),
         ("%date:yyyy-MM-dd%/x", "2026-03-04/x"),
         ("%date:yy M d hh:mm:ss%", "26 3 4 05_06_07"),
+        ("%date:yyyyMMdd_yyy_q%", "20260304_yyy_q"),
         ("%year%%month%%day%-%hour%%minute%%second%", "20260304-050607"),
         ("%width%x%height%_%batch_num%", "512x768_2"),
         ("%A value.value%", "3"),

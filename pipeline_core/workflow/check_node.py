@@ -12,7 +12,7 @@ from typing import Any
 
 from .definitions import InputDefinition, NodeDefinition, NodeType
 from .failures import error_json
-from .graph import Link, Workflow, WorkflowNode
+from .graph import Link, Workflow, WorkflowNode, unwrap
 from .node_code import attempt, exception_name, format_frames
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
@@ -159,8 +159,7 @@ def _check_constant(
     if isinstance(value, list):
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
         return _input_error("bad_linked_input", message, each, value), value
-    if isinstance(value, Mapping) and "__value__" in value:
-        value = value["__value__"]
+    value = unwrap(value)
     convert = _CONVERSIONS.get(each.type) if isinstance(each.type, str) else None
     if convert is not None and type(value) is not convert:
         try:

@@ -7,16 +7,14 @@ The counter after the prefix is `images.write_png`'s, which also checks every pa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from .failures import InvalidWorkflow, error_json
-from .graph import Link, Workflow, WorkflowNode
+from .graph import Link, Workflow, WorkflowNode, unwrap
 
-_TOKEN = re.compile(r"%([^%]+)%")
-_DATE_PART = re.compile(r"yyyy|yy(?!y)|dd?|MM?|hh?|mm?|ss?")
-_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
+TOKEN = re.compile(r"%([^%]+)%")
+UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
+_DATE_PART = re.compile(r"yyy?y?|dd?|MM?|hh?|mm?|ss?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 
 
@@ -27,7 +25,7 @@ def format_date(pattern: str, now: datetime) -> str:
     def part(match: re.Match[str]) -> str:
         text = match[0]
         if text[0] == "y":
-            return str(now.year)[-len(text) :] if len(text) == 2 else str(now.year)
+            return {2: str(now.year)[2:], 3: text, 4: str(now.year)}[len(text)]
         return str(parts[text[0]]).zfill(len(text))
 
     return _DATE_PART.sub(part, pattern)
@@ -63,12 +61,12 @@ def expand_prefix(
     def token(match: re.Match[str]) -> str:
         text = match[1]
         if text.startswith("date:"):
-            return _UNSAFE.sub("_", format_date(text[5:], now))
+            return UNSAFE.sub("_", format_date(text[5:], now))
         node, _, name = text.partition(".")
         value = known.get(text) or (_constant_of(workflow, node, name) if workflow else None)
         return match[0] if value is None else value
 
-    return _below(_TOKEN.sub(token, prefix), prefix)
+    return _below(TOKEN.sub(token, prefix), prefix)
 
 
 def _constant_of(workflow: Workflow, wanted: str, name: str) -> str | None:
@@ -78,7 +76,7 @@ def _constant_of(workflow: Workflow, wanted: str, name: str) -> str | None:
             node for node in workflow.nodes.values() if name in node.inputs and label(node, wanted)
         ]
         if len(nodes) == 1 and not isinstance(nodes[0].inputs[name], Link):
-            return _UNSAFE.sub("_", str(_unwrapped(nodes[0].inputs[name])))
+            return UNSAFE.sub("_", str(unwrap(nodes[0].inputs[name])))
     return None
 
 
@@ -90,10 +88,6 @@ def _class(node: WorkflowNode, wanted: str) -> bool:
     """Compare as the host does: neither case nor punctuation counts."""
     ours, theirs = (_NOT_LETTERS.sub("", text or "").lower() for text in (node.class_type, wanted))
     return ours == theirs
-
-
-def _unwrapped(value: Any) -> Any:
-    return value["__value__"] if isinstance(value, Mapping) and "__value__" in value else value
 
 
 def _below(path: str, prefix: str) -> str:

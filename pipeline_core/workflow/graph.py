@@ -19,6 +19,16 @@ class Link(NamedTuple):
     slot: int
 
 
+def wrap_list(value: Any) -> Any:
+    """Return a constant so that a list is not taken for a link."""
+    return {"__value__": value} if type(value) is list else value
+
+
+def unwrap(value: Any) -> Any:
+    """Return a constant as the node gets it."""
+    return value["__value__"] if isinstance(value, Mapping) and "__value__" in value else value
+
+
 @dataclass(frozen=True)
 class WorkflowNode:
     """A node: its class, what its inputs get (a constant or a Link), and the title it shows.
@@ -52,6 +62,5 @@ class Workflow:
         if node_id not in self.nodes:
             raise UnknownName("node", node_id, self.nodes)
         node = self.nodes[node_id]
-        constant = {"__value__": value} if type(value) is list else value
-        changed = replace(node, inputs={**node.inputs, name: constant})
+        changed = replace(node, inputs={**node.inputs, name: wrap_list(value)})
         return replace(self, nodes={**self.nodes, node_id: changed})

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import WorkflowError
 from .cache import NodeResult
 from .definitions import NodeDefinition
-from .graph import Link
+from .graph import Link, unwrap
 from .node_code import attempt
 from .running_graph import RunningGraph
 from .values import call_over_lists
@@ -45,7 +45,7 @@ class NodeInputs:
                 continue
             value = given[name]
             if type(value) is not Link:
-                values[name] = [_unwrapped(value)]
+                values[name] = [unwrap(value)]
             elif each.options.get("rawLink"):
                 values[name] = [list(value)]
             elif links and value.node in self._results:
@@ -101,7 +101,3 @@ class NodeInputs:
         if outcome.error is not None or not all(isinstance(each, _COMPARABLE) for each in said):
             return math.nan
         return math.nan if any(each != each for each in said) else repr(said)
-
-
-def _unwrapped(value: Any) -> Any:
-    return value["__value__"] if isinstance(value, Mapping) and "__value__" in value else value

@@ -15,7 +15,7 @@ from typing import Any
 
 from .definitions import NodeDefinition
 from .failures import InvalidWorkflow, error_json, malformed
-from .graph import Link, Workflow, WorkflowNode
+from .graph import Link, Workflow, WorkflowNode, wrap_list
 from .ui_graph import BYPASSED, INPUT_NODE, MUTED, UiGraph, UiLink, UiNode, UiSlot, parse_ui
 from .ui_promotion import MAX_DEPTH, PRIMITIVE, HostValues, Promotions
 from .ui_text import TextReplacements, choose_prompt
@@ -301,8 +301,6 @@ def types_meet(one: str, other: str) -> bool:
 
 def _constant(value: Any, each: Any = None) -> Any:
     """Wrap a list as the host wants it, so that it is not taken for a link."""
-    if not isinstance(value, list):
-        return value
-    if each is not None and each.type == "CURVE":
+    if isinstance(value, list) and each is not None and each.type == "CURVE":
         return {"__type__": "CURVE", "__value__": value}
-    return {"__value__": value}
+    return wrap_list(value)

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from .filenames import format_date
+from .filenames import TOKEN, UNSAFE, format_date
 from .ui_graph import UiNode
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
-_TOKEN = re.compile(r"%([^%]+)%")
-_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _SAVING = frozenset(
     {
         "SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP",
@@ -41,7 +39,7 @@ class TextReplacements:
 
     def replace(self, text: str) -> str:
         """Return the text with its tokens replaced."""
-        return _TOKEN.sub(self._replaced, text)
+        return TOKEN.sub(self._replaced, text)
 
     def _replaced(self, match: re.Match[str]) -> str:
         parts = match[1].split(".")
@@ -51,7 +49,7 @@ class TextReplacements:
         widgets = self._by_name.get(parts[0], self._by_title.get(parts[0]))
         if widgets is None or parts[1] not in widgets:
             return match[0]
-        return _UNSAFE.sub("_", as_text(widgets[parts[1]]))
+        return UNSAFE.sub("_", as_text(widgets[parts[1]]))
 
 
 def as_text(value: Any) -> str:
