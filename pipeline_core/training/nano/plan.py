@@ -35,7 +35,7 @@ class UNetStage:
     """One stage of the UNet: what trains, who reads the prompts, how many captions are dropped."""
 
     loop: LoopOptions
-    pictures: int = 16_000  # cached latents of all buckets together
+    pictures: int = 8_000  # cached latents of all buckets together
     selection: Selection = "all"
     encoder: str = "teacher-learning"  # the text stage whose tower reads the prompts
     languages: tuple[str, ...] = LANGUAGES
@@ -101,11 +101,14 @@ def read_plan(path: Path | None) -> NanoPlan:
 
 
 def _changed(current: Any, value: Any) -> Any:
+    """Put numbers into a stage or its loop: {"steps": 9000, "pictures": 500}."""
     if not isinstance(value, dict):
         return value
-    loop = current.loop if isinstance(current, UNetStage) else current
+    if isinstance(current, UNetStage):
+        own = {name: value[name] for name in value if name in vars(current)}
+        rest = {name: value[name] for name in value if name not in own}
+        return replace(current, **own, loop=_changed(current.loop, rest))
     for name in value:
-        if name not in vars(loop):
-            raise UnknownName("stage option", name, vars(loop))
-    loop = replace(loop, **value)
-    return replace(current, loop=loop) if isinstance(current, UNetStage) else loop
+        if name not in vars(current):
+            raise UnknownName("stage option", name, vars(current))
+    return replace(current, **value)

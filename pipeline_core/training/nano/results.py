@@ -27,9 +27,12 @@ def result_name(stage: str) -> str:
 
 
 def save_result(network: torch.nn.Module, folder: Path) -> None:
-    """Write a stage's weights, the averages in place, beside its checkpoint."""
+    """Write a stage's weights, the averages in place, beside its checkpoint; the first process does."""
+    from accelerate import PartialState
     from safetensors.torch import save_file
 
+    if not PartialState().is_main_process:
+        return
     state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     temporary = folder / "result.incomplete"
     save_file(state, temporary)
