@@ -46,6 +46,7 @@ CLASSES = {
     "Flag": node_class({"on": ("BOOLEAN", {})}, ("BOOLEAN",)),
     "Mode": node_class({"mode": (["x", "y"],)}, (["x", "y"],)),
     "NewMode": node_class({"mode": ("COMBO", {"options": ["x", "y"]})}),
+    "Remote": node_class({"mode": ("COMBO", {"options": [], "remote_combo": {"route": "/x"}})}),
     "Many": node_class({"mode": (["x", "y"], {"multiselect": True})}),
     "Long": node_class({"mode": (LONG,)}),
     "Wide": node_class({"value": ("INT,FLOAT", {})}),
@@ -302,9 +303,15 @@ def test_missing_node_type() -> None:
         },
         "node_errors": {},
     }
-    nameless = refusal({"7": {"inputs": {}}}).error
-    assert nameless["type"] == "missing_node_type"
-    assert nameless["message"] == "Node 'ID #7' has no class_type."
+    assert refusal({"7": {"inputs": {}}}).error == {
+        "type": "missing_node_type",
+        "message": "Node 'ID #7' has no class_type. "
+        "The workflow may be corrupted or a custom node is missing.",
+        "details": "Node ID '#7'",
+        "extra_info": {"node_id": "7", "class_type": None, "node_title": None},
+    }
+    untitled = refusal({"7": {"class_type": "Nope", "inputs": {}}}).error
+    assert untitled["extra_info"]["node_title"] == "Nope"
 
 
 def test_prompt_no_outputs() -> None:
@@ -345,6 +352,11 @@ def test_conversions_of_the_host() -> None:
         assert found.outputs == [only] and found.workflow.nodes[only].inputs == wanted
     with pytest.raises(UnknownName, match="node '77'"):
         check(data, only="77")
+
+
+def test_values_that_only_a_browser_can_list_are_not_checked() -> None:
+    flow = graph(n1=("Remote", {"mode": "any"}), n2=("Show", {"value": ["1", 0]}))
+    assert check(flow).outputs == ["2"]
 
 
 def chain(length: int) -> dict[str, Any]:

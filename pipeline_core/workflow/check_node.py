@@ -190,7 +190,7 @@ def _out_of_range(each: InputDefinition, value: Any) -> dict[str, Any] | None:
         message = f"Value {value} bigger than max of {high}"
         return _input_error("value_bigger_than_max", message, each, value)
     choices = each.choices
-    if choices is None:
+    if choices is None or each.options.get("remote_combo"):  # a browser fetches the values
         return None
     items = value if isinstance(value, list) and each.options.get("multiselect") else [value]
     wrong = [item for item in items if item not in choices]

@@ -86,10 +86,13 @@ def _define(
 def _missing_node_type(missing: list[tuple[str, WorkflowNode]]) -> InvalidWorkflow:
     """Return the host's error for the first such node; the message names all of them."""
     key, node = missing[0]
+    title = node.title or node.class_type
     if node.class_type is None:
-        said = f"Node '{node.title or f'ID #{key}'}' has no class_type."
+        said = (
+            f"Node '{title or f'ID #{key}'}' has no class_type. "
+            "The workflow may be corrupted or a custom node is missing."
+        )
     else:
-        title = node.title or node.class_type
         said = f"Node '{title}' not found. The custom node may not be installed."
     names = ", ".join(dict.fromkeys(f"{n.class_type or '?'} (node {k})" for k, n in missing))
     return InvalidWorkflow(
@@ -100,7 +103,7 @@ def _missing_node_type(missing: list[tuple[str, WorkflowNode]]) -> InvalidWorkfl
             f"Node ID '#{key}'",
             node_id=key,
             class_type=node.class_type,
-            node_title=node.title or None,
+            node_title=title,
         ),
     )
 
