@@ -401,6 +401,17 @@ def test_broken_expansions_name_the_node(
         run(flow, Grow=grow)
 
 
+def test_a_failure_inside_an_expansion_names_both_nodes() -> None:
+    events: list[Any] = []
+    nodes = {"x": {"class_type": "Fail", "inputs": {"value": 7}}}
+    grow = node_class(lambda self, value: {"result": (["x", 0],), "expand": nodes}, INT)
+    flow = graph(n1=("Grow", {"value": 1}), n9=("Show", {"value": ["1", 0]}))
+    with pytest.raises(NodeFailed, match=r"node x \(Fail\) failed: OSError: no 7 today"):
+        Executor({**CLASSES, "Grow": grow}, on_event=events.append).run(flow)
+    told = events[-1]["data"]  # the browser knows only nodes of the workflow
+    assert (told["node_id"], told["node_type"]) == ("1", "Grow")
+
+
 # -- async nodes
 
 

@@ -185,12 +185,12 @@ class Run:
             self._fail(key, outcome.error)
 
     def _fail(self, key: str, exc: Exception) -> NoReturn:
-        node = self._graph.node(key)
+        node, real = self._graph.node(key), self._graph.get_real_node_id(key)
         reason = str(exc) if isinstance(exc, WorkflowError) else f"{type(exc).__name__}: {exc}"
         self._announcer.tell(
             "execution_error",
-            node_id=key,
-            node_type=node.class_type,
+            node_id=real,
+            node_type=self._graph.node(real).class_type,
             executed=self._result.executed,
             exception_message=str(exc),
             exception_type=exception_name(exc),
