@@ -26,9 +26,16 @@ from .loading.parts import (
 from .loading.pickles import list_pickle_tensors
 from .models.detect import detect
 from .models.detection import PARTS, Detection, PartFiles, PartName
+from .models.evidence import encoder_by_config, nearest_spec
 from .models.folders import ModelFolders
 from .models.part_files import existing, find_tokenizer, find_weights
-from .models.specs import ALTDIFFUSION, ALTDIFFUSION_M18, ModelSpec, PredictionType
+from .models.specs import (
+    ALTDIFFUSION,
+    ALTDIFFUSION_M18,
+    EncoderFamily,
+    ModelSpec,
+    PredictionType,
+)
 from .models.strict_json import read_json
 from .pipeline import Parts, TextToImagePipeline
 from .safety.checker import SafetyChecker
@@ -226,6 +233,7 @@ def _find_part(name: PartName, place: str | Path, options: LoadOptions) -> Detec
     """Return a detection that has the part: of a whole model, or of the part's own folder."""
     folder = Path(place)
     files: PartFiles | None = None
+    encoder: EncoderFamily | None = None
     if folder.is_dir() and not (folder / "model_index.json").exists():
         if name == "tokenizer":
             files = find_tokenizer(folder)
@@ -233,12 +241,14 @@ def _find_part(name: PartName, place: str | Path, options: LoadOptions) -> Detec
             preprocessor = existing(folder / "preprocessor_config.json")
             extra = {"preprocessor": preprocessor} if preprocessor else {}
             files = PartFiles(find_weights(folder), folder / "config.json", extra)
+            if name == "text_encoder":
+                encoder, _ = encoder_by_config(read_json(folder / "config.json"))
     if files is not None:
         return Detection(
             path=folder,
             layout="diffusers",
-            spec=None,
-            encoder=None,
+            spec=nearest_spec(encoder, None, (folder.name, folder.parent.name), []),
+            encoder=encoder,
             unet_family=None,
             parts={name: files},
         )

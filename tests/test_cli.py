@@ -62,7 +62,7 @@ def test_a_picture_is_made_again_from_itself(generate, model: Path, tmp_path: Pa
     assert main([*again, "--out", str(tmp_path / "again")]) == 0
     copy = Path(capsys.readouterr().out.splitlines()[0])
     assert largest_difference(copy, second) <= 1  # alone, not in its batch: rounding
-    assert main([*again, "--seed", "10", "--out", str(tmp_path / "other")]) == 0
+    assert main([*again, "--seed", "77", "--out", str(tmp_path / "other")]) == 0
     other = Path(capsys.readouterr().out.splitlines()[0])
     assert largest_difference(other, second) > 10
 

@@ -63,7 +63,8 @@ done = time.perf_counter()
 lines = Path("/proc/self/status").read_text().splitlines()
 memory = {line.split(":")[0]: round(int(line.split()[1]) / 1e6, 2) for line in lines
           if line.startswith(("RssAnon", "VmRSS", "VmHWM"))}
-print(json.dumps({"load_s": round(loaded - start, 2), "picture_s": round(done - loaded, 2), **memory}))
+seconds = {"load_s": round(loaded - start, 2), "picture_s": round(done - loaded, 2)}
+print(json.dumps({**seconds, **memory}))
 """
 
 

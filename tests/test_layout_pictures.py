@@ -97,6 +97,13 @@ def test_converted_gives_the_same_picture(
     assert torch.equal(load_pipeline(target)(REQUEST).pixels, pictures[model])
 
 
+def test_a_converted_file_remembers_which_model_it_is(tmp_path: Path) -> None:
+    source = folder("m2")(tmp_path / "AltDiffusion")
+    convert(source, tmp_path / "my.safetensors", layout="single", allow_pickle=True)
+    found = detect(tmp_path / "my.safetensors")
+    assert found.spec is not None and found.spec.name == "altdiffusion"
+
+
 def test_half_precision_variant_and_ema(tmp_path: Path, pictures: dict[str, torch.Tensor]) -> None:
     half = folder("m9", weights="safetensors", fp16_variant=True)(tmp_path / "half")
     assert (load_pipeline(half)(REQUEST).pixels - pictures["m9"]).abs().max() < 5e-2

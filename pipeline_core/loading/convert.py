@@ -17,6 +17,7 @@ from typing import Literal
 
 from ..errors import InvalidRequest, PipelineError, UnknownName
 from ..models.detect import detect
+from ..models.detect_checkpoint import MODEL_NOTE
 from ..models.detection import Detection, PartName
 from ..models.licences import write_licence
 from ..models.part_files import find_tokenizer
@@ -150,7 +151,7 @@ def _notes(found: Detection, layout: str, ema: bool) -> Iterator[str]:
 def _metadata(found: Detection) -> dict[str, str]:
     """Return the notes of a written file: which model it is, made from what."""
     model = found.spec.name if found.spec else "stable-diffusion"
-    return {"format": "pt", "multilingual_diffusion.model": model, "parent": found.path.name}
+    return {"format": "pt", MODEL_NOTE: model, "parent": found.path.name}
 
 
 def _lend_tokenizer(found: Detection, folder: Path, target: Path) -> Iterator[str]:

@@ -27,6 +27,8 @@ from .files import file_size
 from .headers import TensorInfo, is_pickle, pickle_refusal, read_safetensors_header
 from .part_files import existing, find_safety_checker, find_tokenizer, needs_pickle
 
+MODEL_NOTE = "multilingual_diffusion.model"  # metadata of files that `convert` wrote
+
 # Lists a pickle's tensors by state-dict name: the wrapper `state_dict.` taken off, names of a
 # second dictionary kept behind `state_dict_ema.`
 TensorLister = Callable[[Path], Mapping[str, TensorInfo]]
@@ -36,7 +38,7 @@ def detect_checkpoint(
     path: Path, file: Path, layout: Layout, list_tensors: TensorLister | None
 ) -> Detection:
     """Tell what one file holds; `path` is what the user named, the file or the folder around it."""
-    tensors = _checkpoint_tensors(path, file, layout, list_tensors)
+    tensors, noted_model = _checkpoint_tensors(path, file, layout, list_tensors)
     config = existing(file.with_name("config.yaml")) if layout == "flagai" else None
     prefix = find_text_prefix(tensors)
     parts = _find_parts(file, tensors, config, has_text=prefix is not None)
@@ -50,7 +52,7 @@ def detect_checkpoint(
     reasons = [f"{file.name}: one file with {len(tensors)} tensors", text_reason, unet_reason]
     if has_ema:
         reasons.append("EMA weights present")
-    hints = (file.stem, file.parent.name)
+    hints = (noted_model, file.stem, file.parent.name)
     return Detection(
         path=path,
         layout=layout,
@@ -88,13 +90,15 @@ def _find_parts(
 
 def _checkpoint_tensors(
     path: Path, file: Path, layout: Layout, list_tensors: TensorLister | None
-) -> Tensors:
+) -> tuple[Tensors, str | None]:
+    """Return the tensors by name, and the model that a file converted by us names."""
     if not is_pickle(file):
-        return read_safetensors_header(file).tensors
+        header = read_safetensors_header(file)
+        return header.tensors, header.metadata.get(MODEL_NOTE)
     if list_tensors is None:
         kind = "by its config.yaml a FlagAI checkpoint" if layout == "flagai" else "a checkpoint"
         raise pickle_refusal(path, f"{kind}, {file_size(file) / 1e9:.2f} GB")
-    return list_tensors(file)
+    return list_tensors(file), None
 
 
 def _foreign_encoder(tensors: Tensors) -> str:
