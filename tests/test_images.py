@@ -12,7 +12,9 @@ import pytest
 import torch
 from multilingual_diffusion.pipeline_core.errors import FileRefused, InvalidRequest
 from multilingual_diffusion.pipeline_core.images.convert import (
+    open_mask,
     open_picture,
+    open_pixels,
     pixels_digest,
     split_alpha,
     to_bgr_arrays,
@@ -112,6 +114,44 @@ def test_palette_transparency_counts(tmp_path):
     assert to_pixels(reopened)[0, :, 0, 1].tolist() == [1.0, 1.0, 1.0]
     mask = split_alpha(reopened)[1]
     assert mask is not None and mask[0, 0, 0].tolist() == [0.0, 1.0]
+
+
+def test_a_turned_jpeg_is_resized_after_it_stands_upright(tmp_path):
+    upright = Image.new("RGB", (24, 48), "black")
+    upright.paste((255, 255, 255), (0, 0, 24, 16))  # its upper third is white
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95, subsampling=0)
+    for opened in (open_pixels, open_mask):
+        pixels = opened(tmp_path / "turned.jpg", (16, 32))
+        assert pixels.shape[2:] == (32, 16)
+        assert pixels[..., :9, :].min() > 0.95 and pixels[..., 13:, :].max() < 0.05
+        assert opened(tmp_path / "turned.jpg").shape[2:] == (48, 24)
+
+
+def test_a_palette_is_resized_by_its_colours_not_its_numbers(tmp_path):
+    stripes = Image.new("P", (32, 8))
+    stripes.putpalette([0, 0, 0, 255, 255, 255, *[9, 9, 9] * 198, 200, 0, 0])
+    stripes.putdata([0 if column % 2 else 200 for column in range(32)] * 8)
+    stripes.save(tmp_path / "palette.png")
+    pixels = open_pixels(tmp_path / "palette.png", (8, 8))
+    wanted = to_pixels(stripes.convert("RGB").resize((8, 8), Image.Resampling.LANCZOS))
+    assert torch.equal(pixels, wanted)
+    assert (pixels[0, 0] - 100 / 255).abs().max() < 0.08 and not pixels[0, 1:].any()
+    mask = open_mask(tmp_path / "palette.png", (8, 8))
+    assert (mask - to_mask(stripes.convert("L").resize((8, 8), 1))).abs().max() == 0
+
+
+def test_sixteen_bits_and_transparency_are_resized_as_they_look(tmp_path):
+    tones = np.tile(np.linspace(0, 65535, 64).astype("<u2"), (8, 1))
+    Image.frombytes("I;16", (64, 8), tones.tobytes()).save(tmp_path / "deep.png")
+    for opened in (open_pixels, open_mask):
+        row = opened(tmp_path / "deep.png", (32, 8))[0, 0, 4]
+        assert (row - torch.linspace(0, 1, 64).reshape(32, 2).mean(1)).abs().max() < 0.02
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))  # black below full transparency
+    clear.save(tmp_path / "clear.png")
+    assert bool((open_pixels(tmp_path / "clear.png", (4, 4)) == 1).all())
 
 
 def test_mask_is_lightness():

@@ -43,8 +43,28 @@ def open_picture(path: Path | str) -> Image.Image:
         raise FileRefused(f"{name}: not a picture we can read ({known}): {error}") from error
 
 
-def to_pixels(picture: Image.Image) -> torch.Tensor:
-    """Return RGB pixels, upright by its EXIF tag, transparency laid on white.
+def open_pixels(path: Path | str, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Return the pixels of a picture file, `size` (width, height) if given.
+
+    Raises:
+        FileRefused: as `open_picture`.
+        InvalidRequest: as `to_pixels`.
+    """
+    return to_pixels(open_picture(path), size)
+
+
+def open_mask(path: Path | str, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Return the lightness of a picture file as a mask, `size` (width, height) if given.
+
+    Raises:
+        FileRefused: as `open_picture`.
+        InvalidRequest: as `to_pixels`.
+    """
+    return to_mask(open_picture(path), size)
+
+
+def to_pixels(picture: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Return RGB pixels, upright by its EXIF tag, transparency on white, resized after all that.
 
     Raises:
         InvalidRequest: the picture holds floats, whose range nobody knows.
@@ -54,7 +74,7 @@ def to_pixels(picture: Image.Image) -> torch.Tensor:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, rgba)
-    return _to_tensor(upright.convert("RGB"))
+    return _to_tensor(_fit(upright.convert("RGB"), size))
 
 
 def split_alpha(picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -69,9 +89,9 @@ def split_alpha(picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor | None
     return _to_tensor(rgba.convert("RGB")), 1.0 - _to_tensor(rgba.getchannel("A"))
 
 
-def to_mask(picture: Image.Image) -> torch.Tensor:
+def to_mask(picture: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
     """Return the picture's lightness as a mask: white is 1, repaint; black is 0, keep."""
-    return _to_tensor(_upright(picture).convert("L"))
+    return _to_tensor(_fit(_upright(picture).convert("L"), size))
 
 
 def to_bgr_arrays(images: CheckedImages) -> list[np.ndarray]:
@@ -97,6 +117,11 @@ def _upright(picture: Image.Image) -> Image.Image:
         array = np.asarray(picture).astype(np.float64) / 65535.0
         return Image.fromarray((array.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
     return picture
+
+
+def _fit(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """Resize an upright RGB or L picture; any other mode would be resampled by its numbers."""
+    return picture if size is None else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _has_alpha(picture: Image.Image) -> bool:
