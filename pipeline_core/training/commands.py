@@ -1,4 +1,4 @@
-"""`multilingual-diffusion train nano` and `evaluate obedience`; further recipes join here."""
+"""`multilingual-diffusion train` and `evaluate`; recipes for any model are in `commands_tuning`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .commands_tuning import add_recipes
 from .nano.stage_names import STAGES
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
@@ -17,6 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
     train = subparsers.add_parser("train", help="teach a model a language, or make nano again")
     recipes = train.add_subparsers(required=True, metavar="recipe", dest="recipe")
     _add_nano(recipes)
+    add_recipes(recipes)
     evaluate = subparsers.add_parser("evaluate", help="measure what a model understands")
     measures = evaluate.add_subparsers(required=True, metavar="measure", dest="measure")
     _add_obedience(measures)
@@ -55,10 +57,12 @@ def run_nano(args: argparse.Namespace) -> int:
     """Train nano's stages, and export the result where asked."""
     import torch
 
+    from .memory import keep_freed_memory
     from .nano.export import export_run
     from .nano.plan import read_plan
     from .nano.recipe import train_nano
 
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)

@@ -61,26 +61,30 @@ class NanoPlan:
         default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )
     teacher_learning: LoopOptions = field(
-        default_factory=lambda: small(450, batch_size=96, warmup_steps=50, ema_decay=0.99)
+        default_factory=lambda: small(1200, batch_size=96, warmup_steps=50, ema_decay=0.99)
     )
     checker: LoopOptions = field(
         default_factory=lambda: small(250, batch_size=48, warmup_steps=20, ema_decay=0.98)
     )
     base: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(400, decay="constant"), pictures=3_000, encoder="teacher", languages=("en",)
+            small(300, decay="constant"), pictures=3_000, encoder="teacher", languages=("en",)
         )
     )
     concept_alignment: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(100, decay="constant"), selection="cross-attention-kv"
+            small(60, decay="constant", warmup_steps=10, ema_decay=0.99),
+            pictures=3_000,
+            selection="cross-attention-kv",
         )
     )
     quality: UNetStage = field(
-        default_factory=lambda: UNetStage(small(6000, decay="constant", ema_decay=0.999))
+        default_factory=lambda: UNetStage(
+            small(6000, batch_size=48, decay="constant", ema_decay=0.999)
+        )
     )
     guidance: UNetStage = field(
-        default_factory=lambda: UNetStage(small(3000, ema_decay=0.999), dropped=0.1)
+        default_factory=lambda: UNetStage(small(3000, batch_size=48, ema_decay=0.999), dropped=0.1)
     )
 
 

@@ -27,7 +27,7 @@ def result_name(stage: str) -> str:
 
 
 def save_result(network: torch.nn.Module, folder: Path) -> None:
-    """Write a stage's weights, the averages in place, beside its checkpoint; the first process does."""
+    """Write a stage's weights, the averages in place, beside its checkpoint (the first process)."""
     from accelerate import PartialState
     from safetensors.torch import save_file
 

@@ -32,7 +32,7 @@ BUCKETS: dict[tuple[int, int], float] = {
     (192, 128): 0.05,
 }
 HAZARD_SHARE = 0.03
-_ENCODED_AT_A_TIME, _SAVED_AT_A_TIME = 32, 1024
+_ENCODED_AT_A_TIME, _SAVED_AT_A_TIME = 32, 512
 
 
 @dataclass(frozen=True)

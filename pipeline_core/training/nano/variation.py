@@ -1,0 +1,51 @@
+"""Vary captions as people do, so that the student reads phrasings no template has.
+
+By rule, for every language alike: parts between commas change places, an opening of another
+template comes first, the case of the first letter and the full stop come and go.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+
+from ..world.grammar_files import load_grammar
+
+SHUFFLED, OPENED, RECASED = 0.35, 0.25, 0.3  # shares of the captions
+_COMMA = re.compile("\\s*[,\uff0c\u3001\u060c]\\s*")
+_STOPS = ".\u3002\u0964"
+_LEAST_OPENING = 3  # characters
+_NO_SPACES = ("zh", "ja", "th")
+
+
+def vary(text: str, language: str, rng: random.Random) -> str:
+    """Return the caption in other words' order; what it claims stays."""
+    stop = text[-1:] if text[-1:] in _STOPS else ""
+    body = text.removesuffix(stop) if stop else text
+    commas = _COMMA.findall(body)
+    if commas and rng.random() < SHUFFLED:
+        parts = _COMMA.split(body)
+        rng.shuffle(parts)
+        body = commas[0].join(parts)
+    if rng.random() < OPENED and (known := openings(language)):
+        body = rng.choice(known) + body
+    if rng.random() < RECASED:
+        first = body[:1]
+        body = (first.lower() if first.isupper() else first.upper()) + body[1:]
+        stop = "" if stop else "."
+    return body + stop
+
+
+@functools.cache
+def openings(language: str) -> tuple[str, ...]:
+    """Return what training templates of a language say before the first word of the scene."""
+    found = {
+        wording[0]
+        for template in load_grammar(language).templates
+        if not template.held_out and template.relation is None
+        for wording in template.wordings
+        if isinstance(wording[0], str) and len(wording[0].strip()) >= _LEAST_OPENING
+    }
+    space = "" if language in _NO_SPACES else " "
+    return tuple(sorted(opening.rstrip() + space for opening in found))
