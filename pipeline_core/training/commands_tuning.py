@@ -1,4 +1,4 @@
-"""`multilingual-diffusion train concept-alignment`, `quality`, `guidance`, `dreambooth`, `lora` ..."""
+"""`multilingual-diffusion train`: the recipes for any model on disk, `concept-alignment` and on."""
 
 from __future__ import annotations
 

@@ -191,12 +191,14 @@ def learn_from_teacher(recipe: TeacherLearning) -> Path:
     from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
     lines = read_parallel(recipe.data)
-    network = CLIPTextModelWithProjection.from_pretrained(recipe.teacher, use_safetensors=True)
+    network: Any = CLIPTextModelWithProjection.from_pretrained(
+        recipe.teacher, use_safetensors=True, local_files_only=True
+    )
     student = load_student(recipe.student, network.config.projection_dim)
     task = TeacherLearningTask(
         student,
         ClipTeacher(network),
-        AutoTokenizer.from_pretrained(recipe.teacher),
+        AutoTokenizer.from_pretrained(recipe.teacher, local_files_only=True),
         SentencePieceTokenizer(recipe.tokenizer),
         lines,
         recipe.loop.seed,
@@ -205,9 +207,7 @@ def learn_from_teacher(recipe: TeacherLearning) -> Path:
     average.write_to(dict(student.named_parameters()))
     target = recipe.folder / "text_encoder"
     target.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()
-    }
+    state = {name: value.cpu().contiguous() for name, value in student.state_dict().items()}
     save_file(state, target / "model.safetensors", metadata={"format": "pt"})
     config = {**read_json(recipe.student / "config.json"), "has_pre_transformation": True}
     config["project_dim"] = network.config.projection_dim
