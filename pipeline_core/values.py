@@ -7,13 +7,21 @@ D conditioning width, H x W pixels.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .errors import InvalidRequest, UnknownName
+from .ranges import (
+    MAX_SEED,
+    check_choice,
+    check_number,
+    check_pixels,
+    check_side,
+    check_sigmas,
+    check_whole,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +34,6 @@ TimestepRule = Literal["model", "flagai"]
 SafetyPolicy = Literal["auto", "block", "black", "blur", "pass", "off"]
 GuidanceBatching = Literal["auto", "batched", "two-pass"]
 
-MAX_SEED = 2**64 - 1
-MAX_PIXELS = 64 * 2**20  # width x height x images of one request
-MAX_SIDE = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +70,11 @@ class ImageRequest:
     def __post_init__(self) -> None:
         for name in ("prompts", "negative_prompts", "sigmas"):
             value = getattr(self, name)
-            if isinstance(value, str):
-                raise InvalidRequest(f"{name} must be a list, not one string: [{value!r}]")
-            if value is not None:
-                object.__setattr__(self, name, tuple(value))
+            if value is None and name == "sigmas":
+                continue
+            if not isinstance(value, (list, tuple)):
+                raise InvalidRequest(f"{name} is {value!r}; it must be a list")
+            object.__setattr__(self, name, tuple(value))
         check_request(self)
 
     @property
@@ -86,7 +92,11 @@ class ImageRequest:
 
         Only the `per-image` noise can be cut: under the other conventions the request is returned
         whole, since the batch shares one stream.
+
+        Raises:
+            InvalidRequest: there is no such image.
         """
+        check_whole("index", index, 0, self.count - 1)
         if self.noise != "per-image":
             return self
         row = index // self.images_per_prompt
@@ -126,26 +136,31 @@ def check_request(request: ImageRequest) -> None:
         InvalidRequest: naming the field, the value received and the range.
     """
     _check_prompts(request)
-    _check_integer("images_per_prompt", request.images_per_prompt, 1, 4096)
-    _check_size(request)
+    check_whole("images_per_prompt", request.images_per_prompt, 1, 4096)
+    for name in ("width", "height"):
+        if getattr(request, name) is not None:
+            check_side(name, getattr(request, name))
+    check_pixels(request.width or 512, request.height or 512, request.count)
     if request.steps is not None:
-        _check_integer("steps", request.steps, 1, 1000)
-    _check_integer("seed", request.seed, 0, MAX_SEED)
-    _check_sigmas(request.sigmas)
-    if request.guidance_scale is not None:
-        _check_number("guidance_scale", request.guidance_scale, 0.0, 1000.0)
-    _check_number("eta", request.eta, 0.0, 1.0)
-    _check_number("strength", request.strength, 0.0, 1.0)
-    _check_number("safety_adjustment", request.safety_adjustment, -1.0, 1.0)
+        check_whole("steps", request.steps, 1, 1000)
+    check_whole("seed", request.seed, 0, MAX_SEED)
+    check_sigmas(request.sigmas)
+    for name, (low, high) in _RANGES.items():
+        if getattr(request, name) is not None:
+            check_number(name, getattr(request, name), low, high)
     for name, choices in _CHOICES.items():
-        if getattr(request, name) not in choices:
-            raise UnknownName(name, getattr(request, name), choices)
+        check_choice(name, getattr(request, name), choices)
+    _check_names(request)
     if request.mask is not None and request.init_image is None:
         raise InvalidRequest("a mask needs an init image to keep what it leaves out")
-    if not isinstance(request.vae_tiling, bool):
-        raise InvalidRequest(f"vae_tiling is {request.vae_tiling!r}; it must be true or false")
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "guidance_scale": (0.0, 1000.0),
+    "eta": (0.0, 1.0),
+    "strength": (0.0, 1.0),
+    "safety_adjustment": (-1.0, 1.0),
+}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "noise": get_args(NoiseConvention),
     "timestep_rule": get_args(TimestepRule),
@@ -171,46 +186,20 @@ def _check_prompts(request: ImageRequest) -> None:
         )
 
 
-def _check_size(request: ImageRequest) -> None:
-    for name in ("width", "height"):
-        side = getattr(request, name)
-        if side is None:
-            continue
-        _check_integer(name, side, 8, MAX_SIDE)
-        if side % 8:
-            near = max(8, round(side / 8) * 8)
-            raise InvalidRequest(f"{name} is {side}; it must be a multiple of 8, such as {near}")
-    pixels = (request.width or 512) * (request.height or 512) * request.count
-    if pixels > MAX_PIXELS:
-        raise InvalidRequest(
-            f"{request.count} images of {request.width or 512}x{request.height or 512} are "
-            f"{pixels / 2**20:.0f} megapixels; one request takes {MAX_PIXELS // 2**20}"
-        )
+def _check_names(request: ImageRequest) -> None:
+    if not isinstance(request.vae_tiling, bool):
+        raise InvalidRequest(f"vae_tiling is {request.vae_tiling!r}; it must be true or false")
+    if not (request.sampler is None or isinstance(request.sampler, str)):
+        raise InvalidRequest(f"sampler is {request.sampler!r}; it must be a name")
+    if not isinstance(request.schedule, str):
+        raise InvalidRequest(f"schedule is {request.schedule!r}; it must be a name")
+    for name in ("init_image", "mask"):
+        digest = getattr(request, name)
+        if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+            raise InvalidRequest(f"{name} is {digest!r:.80}; it must be the sha256 of its pixels")
 
 
-def _check_sigmas(sigmas: tuple[float, ...] | None) -> None:
-    if sigmas is None:
-        return
-    if len(sigmas) < 2:
-        raise InvalidRequest(f"sigmas has {len(sigmas)} values; at least two make a step")
-    for value in sigmas:
-        _check_number("sigmas", value, 0.0, 1e6)
-    if any(later >= earlier for earlier, later in itertools.pairwise(sigmas)):
-        raise InvalidRequest("sigmas must fall from value to value")
-
-
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number {low}..{high}")
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value}; it must lie in {low}..{high}")
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a finite number {low:g}..{high:g}")
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must lie in {low:g}..{high:g}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

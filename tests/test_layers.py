@@ -10,20 +10,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "pipeline_core"
-BASE = {"errors", "values", "models"}
+BASE = {"errors", "ranges", "values", "models"}
 # In the order of the flow; a room may always import itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "values": {"errors"},
-    "models": {"errors", "values"},
+    "ranges": {"errors"},
+    "values": {"errors", "ranges"},
+    "models": {"errors", "ranges", "values"},
     "text": BASE,
     "sampling": BASE,
     "vae": BASE,
     "safety": BASE,
     "images": BASE,
     "loading": BASE | {"text", "safety"},
-    "pipeline": BASE | {"text", "sampling", "vae", "safety", "images"},
-    "assemble": BASE | {"loading", "text", "sampling", "vae", "safety", "pipeline"},
+    "outline": BASE | {"text", "sampling", "safety"},
+    "pipeline": BASE | {"text", "sampling", "vae", "safety", "images", "outline"},
+    "assemble": BASE | {"loading", "text", "sampling", "vae", "safety", "outline", "pipeline"},
     "workflow": {"errors"},
 }
 STANDS_ON_TOP = {"compat", "cli", "training", "graft", "compare", "scale", "golden", "commands"}

@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 from ..errors import FileRefused, InvalidRequest
-from ..values import MAX_PIXELS, MAX_SIDE, CheckedImages
+from ..ranges import MAX_PIXELS, MAX_SIDE
+from ..values import CheckedImages
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 

@@ -5,22 +5,21 @@ All checks that need no model are in `check_options`, so that bad input fails be
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 from typing import get_args
 
-from ..errors import InvalidRequest, UnknownName
+from ..errors import InvalidRequest
 from ..models.specs import ModelSpec
-from ..values import (
-    MAX_PIXELS,
+from ..ranges import (
     MAX_SEED,
-    MAX_SIDE,
-    GuidanceBatching,
-    ImageRequest,
-    NoiseConvention,
-    TimestepRule,
+    check_choice,
+    check_number,
+    check_pixels,
+    check_side,
+    check_sigmas,
+    check_whole,
 )
+from ..values import GuidanceBatching, ImageRequest, NoiseConvention, TimestepRule
 from .samplers import find_sampler
 from .schedules import SCHEDULES
 
@@ -96,29 +95,24 @@ def check_options(options: SamplingOptions) -> None:
         InvalidRequest: one line that names the option, the value and what to do.
         MissingDependency: the sampler needs a package that is not installed.
     """
-    for name, (low, high) in _WHOLE.items():
-        _check_whole(name, getattr(options, name), low, high)
+    check_whole("steps", options.steps, 1, 1000)
+    check_whole("start_step", options.start_step, 0, 10_000)
     for name, (low, high) in _NUMBERS.items():
-        _check_number(name, getattr(options, name), low, high)
+        check_number(name, getattr(options, name), low, high)
     for name, choices in _CHOICES.items():
-        if getattr(options, name) not in choices:
-            raise UnknownName(name, getattr(options, name), choices)
+        check_choice(name, getattr(options, name), choices)
     for name in ("add_noise", "keep_leftover_noise"):
         if not isinstance(getattr(options, name), bool):
             raise InvalidRequest(f"{name} is {getattr(options, name)!r}; it must be true or false")
-    _check_size(options)
-    _check_sigmas(options)
+    _check_images(options)
+    check_sigmas(options.sigmas)
+    if options.sigmas and (options.timestep_rule != "model" or options.denoise < 1):
+        raise InvalidRequest("sigmas are a whole schedule; timestep_rule and denoise make another")
     _check_window(options)
     _check_sampler(options)
     _check_steps(options)
 
 
-_WHOLE: dict[str, tuple[int, int]] = {
-    "steps": (1, 1000),
-    "start_step": (0, 10_000),
-    "width": (8, MAX_SIDE),
-    "height": (8, MAX_SIDE),
-}
 _NUMBERS: dict[str, tuple[float, float]] = {
     "guidance_scale": (0.0, 1000.0),
     "eta": (0.0, 1.0),
@@ -133,37 +127,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _check_size(options: SamplingOptions) -> None:
-    for name in ("width", "height"):
-        side = getattr(options, name)
-        if side % 8:
-            raise InvalidRequest(
-                f"{name} is {side}; it must be a multiple of 8, such as {max(8, side // 8 * 8)}"
-            )
+def _check_images(options: SamplingOptions) -> None:
+    check_side("width", options.width)
+    check_side("height", options.height)
     if not options.seeds:
         raise InvalidRequest("seeds is empty; give one seed for each image")
     for seed in options.seeds:
-        _check_whole("seeds", seed, 0, MAX_SEED)
-    pixels = options.width * options.height * len(options.seeds)
-    if pixels > MAX_PIXELS:
-        raise InvalidRequest(
-            f"{len(options.seeds)} images of {options.width}x{options.height} are "
-            f"{pixels / 2**20:.0f} megapixels; one run takes {MAX_PIXELS // 2**20}"
-        )
-
-
-def _check_sigmas(options: SamplingOptions) -> None:
-    sigmas = options.sigmas
-    if sigmas is None:
-        return
-    if not 2 <= len(sigmas) <= 1001:
-        raise InvalidRequest(f"sigmas has {len(sigmas)} values; n steps need n + 1, at most 1001")
-    for value in sigmas:
-        _check_number("sigmas", value, 0.0, 1e6)
-    if any(after >= before for before, after in itertools.pairwise(sigmas)):
-        raise InvalidRequest("sigmas must fall from value to value")
-    if options.timestep_rule != "model" or options.denoise < 1:
-        raise InvalidRequest("sigmas are a whole schedule; timestep_rule and denoise make another")
+        check_whole("seeds", seed, 0, MAX_SEED)
+    check_pixels(options.width, options.height, len(options.seeds))
 
 
 def _check_steps(options: SamplingOptions) -> None:
@@ -203,7 +174,7 @@ def _check_sampler(options: SamplingOptions) -> None:
 
 def _check_window(options: SamplingOptions) -> None:
     if options.end_step is not None:
-        _check_whole("end_step", options.end_step, 1, 10_000)
+        check_whole("end_step", options.end_step, 1, 10_000)
         if options.end_step <= options.start_step:
             raise InvalidRequest(
                 f"end_step {options.end_step} is not after start_step {options.start_step}"
@@ -214,14 +185,3 @@ def _check_window(options: SamplingOptions) -> None:
             "strength, denoise and start_step / end_step / add_noise are three ways to run a part "
             "of the schedule; use one"
         )
-
-
-def _check_whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number {low}..{high}")
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    number = value if isinstance(value, (int, float)) else math.nan
-    if isinstance(value, bool) or not low <= number <= high:  # NaN lies nowhere
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number {low:g}..{high:g}")

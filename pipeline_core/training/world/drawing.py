@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...errors import InvalidRequest
-from ...values import MAX_SEED
+from ...ranges import MAX_SEED
 from .palette import COLOURS, PALETTE
 from .scene import HAZARD, Scene, Thing
 from .shapes import DISTANCES
