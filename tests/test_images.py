@@ -27,6 +27,11 @@ from multilingual_diffusion.pipeline_core.images.grid import (
     make_grid,
     make_sheet,
 )
+from multilingual_diffusion.pipeline_core.images.png import (
+    read_metadata,
+    write_png,
+    write_png_as,
+)
 from multilingual_diffusion.pipeline_core.values import CheckedImages, Verdict
 from PIL import Image
 
@@ -234,11 +239,9 @@ def test_grid_is_laid_out_as_make_grid(count, columns, size):
         assert torch.equal(seen[:, top : top + 6, left : left + 10], images.pixels[index])
         seen[:, top : top + 6, left : left + 10] = 0
     assert not seen.any()  # padding and empty cells are black
-    assert (grid.policy, grid.verdicts, grid.metadata) == (
-        images.policy,
-        images.verdicts,
-        images.metadata,
-    )
+    assert (grid.policy, grid.verdicts) == (images.policy, images.verdicts)
+    assert grid.metadata == {"model": "nano", "grid": {"columns": min(columns, count)}}
+    assert "grid" not in images.metadata
 
 
 def test_grid_equals_torchvision_where_it_is_installed():
@@ -252,6 +255,15 @@ def test_grid_of_one_is_the_image():
     assert make_grid(images, 4) is images
     with pytest.raises(InvalidRequest, match="columns"):
         make_grid(checked(2), 0)
+
+
+def test_the_file_of_a_grid_or_a_sheet_says_so_and_names_no_image(tmp_path):
+    images = checked(3, 40, 60)
+    sheet = make_sheet(images, ["a", "b", "c"], columns=2)
+    for joined in (make_grid(images, 2), sheet):
+        (path,) = write_png(tmp_path, joined)
+        assert read_metadata(path) == {"model": "nano", "grid": {"columns": 2}}
+    assert "index" not in read_metadata(write_png_as(tmp_path / "sheet.png", sheet))
 
 
 def test_sheet_keeps_the_pictures_and_draws_the_labels():

@@ -1,6 +1,6 @@
 """Several checked images on one: the plain grid of FlagAI's predictor, and a labelled sheet.
 
-Both stay CheckedImages, so that only checked pictures reach a file.
+Both stay CheckedImages, so that only checked pictures reach a file; their metadata says `grid`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_grid(images: CheckedImages, columns: int) -> CheckedImages:
         top = _PADDING + index // columns * cell_height
         left = _PADDING + index % columns * cell_width
         grid[:, top : top + height, left : left + width] = pixels
-    return dataclasses.replace(images, pixels=grid[None])
+    return _joined(images, grid, columns)
 
 
 def make_sheet(
@@ -72,9 +72,16 @@ def make_sheet(
         label if can_draw(font, label) else fallback
         for label, fallback in zip(labels, fallbacks, strict=True)
     ]
-    sheet = _draw_sheet(pictures, texts, min(columns, len(pictures)), font, text_size)
+    columns = min(columns, len(pictures))
+    sheet = _draw_sheet(pictures, texts, columns, font, text_size)
     pixels = torch.from_numpy(np.asarray(sheet).transpose(2, 0, 1).astype(np.float32) / 255.0)
-    return dataclasses.replace(images, pixels=pixels[None])
+    return _joined(images, pixels, columns)
+
+
+def _joined(images: CheckedImages, pixels: torch.Tensor, columns: int) -> CheckedImages:
+    """Return all images as one picture [3, H, W], whose metadata is that of them all."""
+    metadata = {**images.metadata, "grid": {"columns": columns}}
+    return dataclasses.replace(images, pixels=pixels[None], metadata=metadata)
 
 
 def can_draw(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> bool:

@@ -33,7 +33,9 @@ def write_png(
     first: int = 1,
     host_text: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write every image under the next free counter, its index in the metadata; return the paths.
+    """Write every image under the next free counter and return the paths.
+
+    The metadata names the image's index in its request; a grid shows them all and has none.
 
     Args:
         prefix: relative to `folder`, may name sub-folders; empty: the files are `00001.png`.
@@ -47,7 +49,7 @@ def write_png(
     _check_type(images)
     *parents, stem = safe_parts(prefix) if prefix else ("",)
     files = [
-        _to_file(picture, {**images.metadata, "index": index}, host_text)
+        _to_file(picture, _metadata(images, index), host_text)
         for index, picture in enumerate(images.to_pil())
     ]
     with open_folder(folder, parents) as target:
@@ -72,7 +74,7 @@ def write_png_as(
     (name,) = safe_parts(path.name)
     if path.suffix.lower() != ".png":
         raise InvalidRequest(f"file name {name!r}: images are written as .png")
-    data = _to_file(images.to_pil()[index], {**images.metadata, "index": index}, host_text)
+    data = _to_file(images.to_pil()[index], _metadata(images, index), host_text)
     with open_folder(path.parent) as target:
         return target.write_new([name], data)
 
@@ -83,6 +85,10 @@ def _check_type(images: CheckedImages) -> None:
             f"only CheckedImages are written, not {type(images).__name__}; "
             "safety.policy.check makes them"
         )
+
+
+def _metadata(images: CheckedImages, index: int) -> dict[str, Any]:
+    return {**images.metadata, **({} if "grid" in images.metadata else {"index": index})}
 
 
 def _to_file(
