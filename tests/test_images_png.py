@@ -24,7 +24,7 @@ from multilingual_diffusion.pipeline_core.errors import (
     PipelineError,
 )
 from multilingual_diffusion.pipeline_core.images import folders
-from multilingual_diffusion.pipeline_core.images.folders import open_folder, safe_join
+from multilingual_diffusion.pipeline_core.images.folders import open_folder, safe_parts
 from multilingual_diffusion.pipeline_core.images.metadata import METADATA_KEY, read_metadata
 from multilingual_diffusion.pipeline_core.images.png import write_png, write_png_as
 from multilingual_diffusion.pipeline_core.values import CheckedImages, ImageRequest, Images, Verdict
@@ -149,7 +149,7 @@ HOSTILE = [
     "C:/x", "c:/windows/x", "file:///etc/x", "http://x", "a:b", "a::$DATA", "a\0b", "\0", "a\nb",
     "a\rb", "a\r\nSet-Cookie: x", "\tx", "a\x1bb", "a\x7fb", "a\u2028b", "a\u2029b", "a\x85b",
     "a.", "a ", "a. .", "x/a./b", "x/a /b", " . ", ".hidden", "~", "~root/x", "~/x", "a/~",
-    "CON", "con", "PRN", "AUX", "NUL", "nul.txt", "COM1", "LPT9.x", "a/CON/b", " con",
+    "CON", "con", "PRN", "AUX", "NUL", "nul.txt", "COM1", "LPT9.x", "lpt\u00b2", "a/CON/b", " con",
     "a<b", "a>b", 'a"b', "a|b", "a?b", "a*b", "\u202egnp.exe", "a\u2066b", "\ud800", "a" * 300,
     "\u732b" * 100, "a/" + "b" * 181,
 ]  # fmt: skip
@@ -160,35 +160,33 @@ def test_hostile_names_are_refused_and_write_nothing(tmp_path, name):
     root = tmp_path / "out"
     with pytest.raises(InvalidRequest, match="file name"):
         write_png(root, checked(), prefix=name)
-    with pytest.raises(InvalidRequest, match="file name"):
-        safe_join(root, name)
     assert files_under(tmp_path) == []
 
 
-def test_the_corpus_is_large_and_odd_types_are_refused(tmp_path):
+def test_the_corpus_is_large_and_odd_types_are_refused():
     assert len(set(HOSTILE)) >= 60
     for name in (None, 3, b"x", ["x"]):
         with pytest.raises(InvalidRequest):
-            safe_join(tmp_path, name)  # type: ignore[arg-type]
+            safe_parts(name)  # type: ignore[arg-type]
 
 
 def assert_inside_or_refused(name: str) -> None:
     root = os.path.realpath(tempfile.gettempdir())
     try:
-        target = safe_join(root, name)
+        target = os.path.join(root, *safe_parts(name))
     except InvalidRequest:
         return
-    assert os.path.realpath(target) == str(target)
-    assert os.path.commonpath([root, target]) == root and str(target) != root
+    assert os.path.normpath(target) == target
+    assert os.path.commonpath([root, target]) == root and target != root
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=12))
-def test_safe_join_of_any_text_stays_inside_or_refuses(name):
+def test_safe_parts_of_any_text_stays_inside_or_refuses(name):
     assert_inside_or_refused(name)
 
 
-def test_safe_join_of_ten_thousand_hostile_mixes_stays_inside_or_refuses():
+def test_safe_parts_of_ten_thousand_hostile_mixes_stays_inside_or_refuses():
     dice = random.Random(0)
     pieces = ["/", "..", ".", "\\", "a", CAT, "~", "C:", "\0", " ", "tmp", "%2e", "\u202e", "//"]
     for _ in range(10_000):
@@ -204,8 +202,6 @@ def test_links_inside_the_folder_are_not_followed(tmp_path):
     (root / "link").symlink_to(outside, target_is_directory=True)
     with pytest.raises(PipelineError, match="cannot open the folder"):
         write_png(root, checked(), prefix="link/x")
-    with pytest.raises(InvalidRequest, match="through a link"):
-        safe_join(root, "link/x")
     (root / "a_00001_.png").symlink_to(outside / "a.png")
     assert write_png(root, checked(), prefix="a")[0].name == "a_00002_.png"
     assert files_under(outside) == []
@@ -344,6 +340,8 @@ CRAFTED = {
     "nan": png(itxt(b'{"a": NaN}')),
     "infinity": png(itxt(b'{"a": 1e400}')),
     "list": png(itxt(b"[]")),
+    "deep-but-parsed": png(itxt(b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}")),
+    "many-values": png(itxt(b'{"a": [' + b"1," * 200_001 + b"1]}")),
     "twice": png(itxt(b'{"a": 1, "a": 2}')),
     "deep": png(itxt(b"[" * 100_000)),
     "long-number": png(itxt(b'{"a": ' + b"9" * 5000 + b"}")),

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InvalidRequest, PipelineError
+from ..models.names import fault_of_part
 
 MAX_NAME_BYTES = 180  # leaves room for a counter and a suffix within the usual 255
 
-_FORBIDDEN = set('<>:"|?*\\')
-_BIDI_OVERRIDES = set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _HAS_FOLDER_HANDLES = {os.open, os.mkdir, os.link, os.unlink, os.rename} <= os.supports_dir_fd
 
 
@@ -34,39 +30,10 @@ def safe_parts(name: str) -> tuple[str, ...]:
         raise InvalidRequest(f"file name {name!r}: it must be a string")
     parts = tuple(name.split("/"))
     for part in parts:
-        reason = _refusal(part)
+        reason = fault_of_part(part, MAX_NAME_BYTES)
         if reason:
             raise InvalidRequest(f"file name {name[:80]!r}: {reason}; use a plain relative name")
     return parts
-
-
-def safe_join(root: Path | str, name: str) -> Path:
-    """Return `root/name` with every link resolved, inside `root`.
-
-    Raises:
-        InvalidRequest: the name is refused, or a link leads out of the folder.
-    """
-    base = Path(os.path.realpath(root))
-    target = Path(os.path.realpath(base.joinpath(*safe_parts(name))))
-    if not target.is_relative_to(base):
-        raise InvalidRequest(f"file name {name[:80]!r} leads out of its folder through a link")
-    return target
-
-
-def _refusal(part: str) -> str | None:
-    if not part:
-        return "it is empty, absolute, or has an empty part"
-    if part[0] in ".~" or part[-1] in ". ":
-        return "a part starts with a dot or a tilde, or ends with a dot or a space"
-    if any(char in _FORBIDDEN or char in _BIDI_OVERRIDES for char in part):
-        return 'it holds one of \\ < > : " | ? * or a text direction override'
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in part):
-        return "it holds control characters, line breaks or broken Unicode"
-    if _WINDOWS_DEVICES.fullmatch(part.strip()):
-        return "a part is a device name on Windows"
-    if len(part.encode()) > MAX_NAME_BYTES:
-        return f"a part is longer than {MAX_NAME_BYTES} bytes"
-    return None
 
 
 class Folder:

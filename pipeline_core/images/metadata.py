@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import FileRefused, InvalidRequest
+from ..models.strict_json import parse_json
 
 METADATA_KEY = "multilingual_diffusion"
 MAX_CHUNK_BYTES = 2**20
@@ -73,7 +74,7 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
         if isinstance(error, FileRefused):
             raise
         raise FileRefused(f"{str(path)[:200]!r} cannot be read: {error}") from error
-    return _parse(text, path.name)
+    return parse_json(text, f"{path.name}: its metadata")
 
 
 def _find_text(file: BinaryIO, name: str) -> bytes:
@@ -105,37 +106,6 @@ def _chunks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, bytes]]:
             raise FileRefused(f"{name}: a text chunk is damaged")
         yield kind, data
     raise FileRefused(f"{name}: more than {_MAX_CHUNKS} chunks")
-
-
-def _parse(text: bytes, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(
-            text.decode("utf-8"),
-            parse_constant=_not_strict,
-            parse_float=_finite,
-            object_pairs_hook=_unique_keys,
-        )
-    except (ValueError, RecursionError) as error:
-        raise FileRefused(f"{name}: its metadata is no strict JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise FileRefused(f"{name}: its metadata is no JSON object")
-    return value
-
-
-def _not_strict(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _not_strict(digits[:40])
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result
 
 
 def _plain(value: Any, on_not_finite: Callable[[float], Any], *, keep_paths: bool) -> Any:
