@@ -277,3 +277,34 @@ def test_scheduler_config_is_the_file_or_the_model(tmp_path: Path) -> None:
 def test_published_sample_size_is_put_right(tmp_path: Path) -> None:
     found = look(layouts.write_diffusers_folder(tmp_path / "m9", sample_size=32))
     assert load_unet_network(found, allow_pickle=True).config["sample_size"] == 64
+
+
+UNET = "model.diffusion_model."
+FLATTENED = {
+    "the UNet's context": f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+    "every UNet context": ".attn2.to_k.weight",
+    "the UNet's projection": f"{UNET}middle_block.1.proj_in.weight",
+    "the UNet's first convolution": f"{UNET}input_blocks.1.0.in_layers.2.weight",
+    "the UNet's last convolution": f"{UNET}out.2.weight",
+    "the VAE's first convolution": "first_stage_model.encoder.conv_in.weight",
+    "a VAE block": "first_stage_model.encoder.down.1.block.0.conv1.weight",
+    "the words": "word_embeddings.weight",
+    "the positions": "position_embeddings.weight",
+    "a layer": "encoder.layer.0.intermediate.dense.weight",
+    "the projection": ".transformation.weight",
+}
+
+
+@pytest.mark.parametrize("what", FLATTENED)
+def test_tensors_of_unexpected_rank_are_refused(what: str, tmp_path: Path) -> None:
+    """Sizes are read off shapes, so each has to have the dimensions of its kind first."""
+    tensors = {
+        name: value.flatten() if name.endswith(FLATTENED[what]) else value
+        for name, value in layouts.single_file_tensors("m9").items()
+    }
+    path = tmp_path / "m9.safetensors"
+    layouts.save_tensors(path, tensors)
+    found = detect(path)
+    with pytest.raises(WeightsMismatch, match=r"which has not (2|4|2 or 4) dimensions"):
+        for part in ("text_encoder", "unet", "vae"):
+            LOADERS[part](found, device="cpu")

@@ -16,6 +16,7 @@ from ..models.configs import KL_F8_VAE, SD1_UNET, SD2_UNET
 from .matching import Shape
 
 SD2_HEAD_CHANNELS = 64
+MATRIX, CONV = 2, 4  # dimensions of a linear layer's or a table's weight, of a convolution's
 Shapes = Mapping[str, Shape]
 
 
@@ -39,16 +40,19 @@ def unet_config(shapes: Shapes, where: str) -> dict[str, Any]:
         raise WeightsMismatch(f"{where}: the UNet's blocks are not those of Stable Diffusion")
     firsts = [block[0] for block in places]
     channels = [
-        _need(shapes, f"input_blocks.{place}.0.in_layers.2.weight", where)[0] for place in firsts
+        _need(shapes, f"input_blocks.{place}.0.in_layers.2.weight", where, CONV)[0]
+        for place in firsts
     ]
     attended = [f"input_blocks.{place}.1.proj_in.weight" in shapes for place in firsts]
-    linear = len(_need(shapes, "middle_block.1.proj_in.weight", where)) == 2
-    context = _need(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", where)[1]
+    projection = _need(shapes, "middle_block.1.proj_in.weight", where, MATRIX, CONV)
+    linear = len(projection) == MATRIX
+    to_k = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    context = _need(shapes, to_k, where, MATRIX)[1]
     heads = [max(1, width // SD2_HEAD_CHANNELS) for width in channels]
     return {
         **(SD2_UNET if linear else SD1_UNET),
-        "in_channels": _need(shapes, "input_blocks.0.0.weight", where)[1],
-        "out_channels": _need(shapes, "out.2.weight", where)[0],
+        "in_channels": _need(shapes, "input_blocks.0.0.weight", where, CONV)[1],
+        "out_channels": _need(shapes, "out.2.weight", where, CONV)[0],
         "block_out_channels": channels,
         "layers_per_block": len(places[0]),
         "down_block_types": ["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in attended],
@@ -67,11 +71,11 @@ def vae_config(shapes: Shapes, where: str) -> dict[str, Any]:
     blocks = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
     return {
         **KL_F8_VAE,
-        "in_channels": _need(shapes, "encoder.conv_in.weight", where)[1],
-        "out_channels": _need(shapes, "decoder.conv_out.weight", where)[0],
-        "latent_channels": _need(shapes, "post_quant_conv.weight", where)[0],
+        "in_channels": _need(shapes, "encoder.conv_in.weight", where, CONV)[1],
+        "out_channels": _need(shapes, "decoder.conv_out.weight", where, CONV)[0],
+        "latent_channels": _need(shapes, "post_quant_conv.weight", where, CONV)[0],
         "block_out_channels": [
-            _need(shapes, f"encoder.down.{block}.block.0.conv1.weight", where)[0]
+            _need(shapes, f"encoder.down.{block}.block.0.conv1.weight", where, CONV)[0]
             for block in range(blocks)
         ],
         "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
@@ -88,22 +92,24 @@ def text_config(shapes: Shapes, published: Mapping[str, Any], where: str) -> dic
     """
     tower = "roberta." if "project_dim" in published else ""  # Chinese-CLIP has no prefix
     tables = f"{tower}embeddings."
-    vocab_size, hidden_size = _need(shapes, f"{tables}word_embeddings.weight", where)
+    vocab_size, hidden_size = _need(shapes, f"{tables}word_embeddings.weight", where, MATRIX)
+    positions, _ = _need(shapes, f"{tables}position_embeddings.weight", where, MATRIX)
+    types, _ = _need(shapes, f"{tables}token_type_embeddings.weight", where, MATRIX)
     layer = f"{tower}encoder.layer.0.intermediate.dense.weight"
     config = {
         **published,
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
-        "max_position_embeddings": _need(shapes, f"{tables}position_embeddings.weight", where)[0],
-        "type_vocab_size": _need(shapes, f"{tables}token_type_embeddings.weight", where)[0],
-        "intermediate_size": _need(shapes, layer, where)[0],
+        "max_position_embeddings": positions,
+        "type_vocab_size": types,
+        "intermediate_size": _need(shapes, layer, where, MATRIX)[0],
         "num_hidden_layers": _count(
             shapes, rf"{re.escape(tower)}encoder\.layer\.(\d+)\.intermediate\.dense\.weight"
         ),
     }
     if tower:
         head = "transformation_pre" if published.get("has_pre_transformation") else "transformation"
-        config["project_dim"] = _need(shapes, f"{head}.weight", where)[0]
+        config["project_dim"] = _need(shapes, f"{head}.weight", where, MATRIX)[0]
     return config
 
 
@@ -120,9 +126,15 @@ def _unet_blocks(shapes: Shapes) -> list[list[int]]:
     return blocks
 
 
-def _need(shapes: Shapes, name: str, where: str) -> Shape:
+def _need(shapes: Shapes, name: str, where: str, *ranks: int) -> Shape:
+    """Return the shape of a tensor that must be there, with as many dimensions as its kind has."""
     if name not in shapes:
         raise WeightsMismatch(f"{where}: the tensor {name!r} is missing; the file is incomplete")
+    if len(shapes[name]) not in ranks:
+        raise WeightsMismatch(
+            f"{where}: {name} is {list(shapes[name])}, which has not "
+            f"{' or '.join(map(str, ranks))} dimensions; the file is of another model"
+        )
     return shapes[name]
 
 

@@ -109,7 +109,7 @@ def context_width_by_tensors(tensors: Tensors) -> int | None:
     """Return the width of the conditioning that a single file's UNet takes."""
     for name, info in tensors.items():
         if name.startswith(UNET_PREFIX) and name.endswith(".attn2.to_k.weight"):
-            return info.shape[1]
+            return info.shape[1] if len(info.shape) == 2 else None
     return None
 
 
