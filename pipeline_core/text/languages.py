@@ -40,27 +40,60 @@ _SMOOTHING = 0.3
 _GRAM_WEIGHT = 0.25  # n-grams overlap, so each counts less than one observation
 _KNOWN_WORD = 4.0  # log-odds of a word in a language's list, divided by the lists that have it
 _MARGIN = 0.1  # log-odds by which the best language must lead, else the answer is None
+_WARNING_WORDS = 3  # different words; fewer are often names, or the same in many languages
+_WARNING_MARGIN = 8.0  # log-odds by which a language must lead those of the model
 
 
 def detect_language(text: str) -> str | None:
     """Return the BCP-47 tag of the prompt's language, one of 18, or None when it is not clear."""
-    text = unicodedata.normalize("NFKC", text[:_READ])
+    text = _normalized(text)
     script = _find_script(text)
     if script in _ALPHABETS:
-        return _find_in_alphabet(text.lower(), _ALPHABETS[script])
+        return _find_in_alphabet(_words(text), _ALPHABETS[script])
     if script == "zh" and any(character in _data()["japanese_only"] for character in text):
         return "ja"
     return script
 
 
 def language_warning(text: str, languages: Sequence[str]) -> str | None:
-    """Return one line when the prompt's language is clear and is none of `languages`."""
-    language = detect_language(text)
-    if language is None or language in languages or not languages:
+    """Return one line when it is beyond doubt that the prompt's language is none of `languages`.
+
+    A script that none of them uses is beyond doubt; among languages of one alphabet it takes a few
+    words and a wide lead, so that `pizza` or `mona lisa` in an English prompt warns nobody.
+    """
+    foreign = _find_foreign(_normalized(text), languages) if languages else None
+    if foreign is None:
         return None
     names: dict[str, str] = _data()["names"]
     known = ", ".join(names.get(tag, tag) for tag in languages)
-    return f"the prompt looks {names[language]}; this model was trained on {known}"
+    foreign = names.get(foreign, f"{foreign.capitalize()} letters")
+    return f"the prompt seems to be in {foreign}; this model was trained on {known}"
+
+
+def _find_foreign(text: str, known: Sequence[str]) -> str | None:
+    """Return the language, or the alphabet that no known language uses, of a foreign prompt."""
+    script = _find_script(text)
+    if script is None or script not in _ALPHABETS:
+        language = detect_language(text)
+        return None if language in known else language
+    rivals = _ALPHABETS[script]
+    words = _words(text)
+    if not set(rivals) & set(known):
+        return script
+    if len(set(words)) < _WARNING_WORDS:
+        return None
+    scores = {language: _score(words, language, rivals) for language in rivals}
+    best = max(scores, key=lambda language: scores[language])
+    lead = scores[best] - max(scores[language] for language in rivals if language in known)
+    return best if lead >= _WARNING_MARGIN else None
+
+
+def _normalized(text: str) -> str:
+    return unicodedata.normalize("NFKC", text[:_READ])
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def _find_script(text: str) -> str | None:
@@ -73,8 +106,7 @@ def _find_script(text: str) -> str | None:
     return script if counts[script] else None
 
 
-def _find_in_alphabet(text: str, languages: tuple[str, ...]) -> str | None:
-    words = _WORD.findall(text)
+def _find_in_alphabet(words: Sequence[str], languages: tuple[str, ...]) -> str | None:
     scores = {language: _score(words, language, languages) for language in languages}
     ranked = sorted(scores, key=lambda language: scores[language], reverse=True)
     return ranked[0] if scores[ranked[0]] - scores[ranked[1]] >= _MARGIN else None
