@@ -162,6 +162,9 @@ def test_learning_rate_warms_up_and_falls() -> None:
     cosine = options(steps=110, warmup_steps=10, decay="cosine", final_share=0.0)
     assert cosine.learning_rate_share(60) == pytest.approx(0.5)
     assert cosine.learning_rate_share(110) == pytest.approx(0.0)
+    tail = options(steps=100, warmup_steps=10, decay="cosine", decay_share=0.4, final_share=0.0)
+    assert [tail.learning_rate_share(step) for step in (10, 59, 60)] == [1, 1, 1]
+    assert tail.learning_rate_share(80) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from multilingual_diffusion.pipeline_core.training.losses import (
     loss_weights,
 )
 from multilingual_diffusion.pipeline_core.training.selection import train_only
+from multilingual_diffusion.pipeline_core.training.sheets import GAP, sheet_sampler
 from PIL import Image
 
 WIDTH = tiny.UNET_M18["cross_attention_dim"]
@@ -334,6 +335,18 @@ def test_a_cache_goes_on_where_it_stopped(tmp_path: Path) -> None:
     cached(tmp_path)
     assert path.is_file()
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_sheets_show_prompts_side_by_side(tmp_path: Path) -> None:
+    prompts, empty = torch.randn(2, 5, WIDTH), torch.zeros(1, 5, WIDTH)
+    sampler = sheet_sampler(prompts, empty, tiny.vae(), tiny.SCHEDULER, size=64, steps=2)
+    with torch.no_grad():
+        sampler(30, tiny.unet(tiny.UNET_M18), tmp_path)
+    with Image.open(tmp_path / "sheets" / "0000030.png") as sheet:
+        assert sheet.size == (3 * GAP + 2 * 64, 2 * GAP + 64)
+        assert sheet.getpixel((0, 0)) == (255, 255, 255)
+        pictures = sheet.crop((GAP, GAP, GAP + 64, GAP + 64)), sheet.crop((72, GAP, 136, GAP + 64))
+        assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
 def test_positions_give_each_process_its_own_numbers() -> None:

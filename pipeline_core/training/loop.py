@@ -44,6 +44,7 @@ class LoopOptions:
     weight_decay: float = 1e-2
     warmup_steps: int = 100  # linear, from 0
     decay: Literal["constant", "cosine"] = "constant"  # after the warm-up
+    decay_share: float = 1.0  # of the steps, the last ones, over which a cosine falls
     final_share: float = 0.02  # of the learning rate, where a cosine ends
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.9999  # reached by the ramp (1 + n) / (10 + n)
@@ -66,8 +67,9 @@ class LoopOptions:
             return (step + 1) / self.warmup_steps
         if self.decay == "constant":
             return 1.0
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        begin = max(self.warmup_steps, round(self.steps * (1 - self.decay_share)))
+        progress = (step - begin) / max(1, self.steps - begin)
+        cosine = (1 + math.cos(math.pi * min(1.0, max(0.0, progress)))) / 2
         return self.final_share + (1 - self.final_share) * cosine
 
 
@@ -143,7 +145,8 @@ def run_stage(
             history.write(done, numbers)
         if accelerator.is_main_process and (done % options.checkpoint_every == 0 or done == last):
             write_checkpoint(folder / CHECKPOINT, done, trained, optimizers, average)
-        if on_sample and options.sample_every and done % options.sample_every == 0:
+        due = options.sample_every and done % options.sample_every == 0
+        if on_sample and due and accelerator.is_main_process:
             _sample(on_sample, done, task.network, trained, average, folder)
     accelerator.wait_for_everyone()
     task.network.train(False)

@@ -73,7 +73,7 @@ def checker_scene(index: int, rng: random.Random) -> Scene:
     if index % 2 == 0:
         return random_hazard_scene(rng)
     if index % 4 == 1:
-        return random_scene(rng, split="any")
+        return random_scene(rng)
     colour = rng.choice(("yellow", "black"))
     ground = rng.choice([name for name in COLOURS if name != colour])
     shape = rng.choice(("triangle", *SHAPES))

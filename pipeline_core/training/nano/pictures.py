@@ -26,9 +26,7 @@ class CropMaker:
         rng = position.rng(self.seed)
         size = rng.choices(list(BUCKETS), list(BUCKETS.values()))[0]
         scenes = [
-            random_hazard_scene(rng)
-            if rng.random() < HAZARD_SHARE
-            else random_scene(rng, split="any")
+            random_hazard_scene(rng) if rng.random() < HAZARD_SHARE else random_scene(rng)
             for _ in range(count)
         ]
         pictures = draw(scenes, [rng.getrandbits(63) for _ in scenes], size)

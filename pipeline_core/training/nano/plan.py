@@ -80,11 +80,14 @@ class NanoPlan:
     )
     quality: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(6000, batch_size=48, decay="constant", ema_decay=0.999)
+            small(200, batch_size=48, decay="constant", ema_decay=0.999)
         )
     )
     guidance: UNetStage = field(
-        default_factory=lambda: UNetStage(small(3000, batch_size=48, ema_decay=0.999), dropped=0.1)
+        default_factory=lambda: UNetStage(
+            small(4000, batch_size=48, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
+            dropped=0.1,
+        )
     )
 
 

@@ -43,10 +43,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def text_scene(rng: random.Random) -> Scene:
-    """Draw a scene as the text stages see it: any combination, now and then the hazard sign.
-
-    Held-out combinations are held out of pictures; what the words mean is told of all.
-    """
+    """Draw a training scene, now and then the hazard sign."""
     return random_hazard_scene(rng) if rng.random() < HAZARD_SHARE else random_scene(rng)
 
 
