@@ -43,6 +43,10 @@ _DIFFUSERS_FILES = (
 )
 
 
+OPEN_RAIL_M = "CreativeML OpenRAIL-M"
+SEE_PAGE = "see the model's page"  # its licence is not stated in what we have
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One model: what it speaks, how it is built, where it is published."""
@@ -60,11 +64,11 @@ class ModelSpec:
     scheduler_config: Config
     prediction_type: PredictionType | None  # None: only the folder's scheduler config knows
     native_size: int  # pixels, both sides
+    licence: str  # a name that `licences` has the text of, or SEE_PAGE
     default_sampler: str = "dpmpp_2m"
     default_steps: int = 25
     default_guidance_scale: float = 7.5
-    download_bytes: int = 0  # of the published files together
-    licence: str = "CreativeML OpenRAIL-M"
+    download_bytes: int = 0  # of the published files together; 0: embedded, or not known
     huggingface_id: str | None = None
     modelscope_id: str | None = None
     files: tuple[str, ...] = ()  # as published; empty: everything the hub lists
@@ -92,6 +96,7 @@ ALTDIFFUSION = ModelSpec(
     prediction_type="epsilon",
     native_size=512,
     download_bytes=7_240_000_000,
+    licence=OPEN_RAIL_M,
     huggingface_id="BAAI/AltDiffusion",
     files=_DIFFUSERS_FILES,
     fp16_revision="fp16",
@@ -112,6 +117,7 @@ ALTDIFFUSION_M9 = ModelSpec(
     prediction_type="epsilon",
     native_size=512,
     download_bytes=7_240_000_000,
+    licence=OPEN_RAIL_M,
     huggingface_id="BAAI/AltDiffusion-m9",
     files=_DIFFUSERS_FILES,
     fp16_revision="fp16",
@@ -132,6 +138,7 @@ ALTDIFFUSION_M18 = ModelSpec(
     prediction_type="epsilon",
     native_size=512,
     download_bytes=7_260_000_000,
+    licence=OPEN_RAIL_M,
     huggingface_id="BAAI/AltDiffusion-m18",
     files=_DIFFUSERS_FILES,
 )
@@ -150,6 +157,7 @@ CHINESE_STABLE_DIFFUSION = ModelSpec(
     scheduler_config=PNDM_SCHEDULER,
     prediction_type=None,
     native_size=512,
+    licence=SEE_PAGE,
     modelscope_id="damo/multi-modal_chinese_stable_diffusion_v1.0",
 )
 
@@ -176,6 +184,11 @@ MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (NANO, ALTDIFFUSION, ALTDIFFUSION_M9, ALTDIFFUSION_M18, CHINESE_STABLE_DIFFUSION)
 }
+
+
+def published_spec(encoder: EncoderFamily) -> ModelSpec:
+    """Return the first full-size model of an encoder family; m2 and m9 share all their configs."""
+    return next(spec for spec in MODELS.values() if spec.encoder == encoder and spec.text_config)
 
 
 def find_spec(name: str) -> ModelSpec:
