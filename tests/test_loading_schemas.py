@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from typing import Any
 import layouts
 import pytest
 import tiny
+import torch
+from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multilingual_diffusion.pipeline_core.errors import FileRefused, PipelineError
+from multilingual_diffusion.pipeline_core.loading import plans
 from multilingual_diffusion.pipeline_core.loading.parts import (
     load_safety_network,
     load_text_network,
@@ -37,6 +41,7 @@ from multilingual_diffusion.pipeline_core.models.configs import (
     SD2_UNET,
 )
 from multilingual_diffusion.pipeline_core.models.detect import detect
+from multilingual_diffusion.pipeline_core.text.encoders import ENCODERS
 
 Parse = Callable[[dict[str, Any], str], dict[str, Any]]
 
@@ -44,13 +49,16 @@ SAFETY = {
     "projection_dim": 768,
     "vision_config": {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24},
 }
+parse_alt_text: Parse = functools.partial(parse_text_config, family="altdiffusion")
+parse_m18_text: Parse = functools.partial(parse_text_config, family="altdiffusion-m18")
+parse_chinese_text: Parse = functools.partial(parse_text_config, family="chinese-clip")
 VALID: list[tuple[Parse, dict[str, Any]]] = [
     (parse_unet_config, SD1_UNET),
     (parse_unet_config, SD2_UNET),
     (parse_vae_config, KL_F8_VAE),
-    (parse_text_config, ALT_TEXT),
-    (parse_text_config, ALT_M18_TEXT),
-    (parse_text_config, CHINESE_CLIP_TEXT),
+    (parse_alt_text, ALT_TEXT),
+    (parse_m18_text, ALT_M18_TEXT),
+    (parse_chinese_text, CHINESE_CLIP_TEXT),
     (parse_safety_config, SAFETY),
     (parse_scheduler_config, PNDM_SCHEDULER),
 ]
@@ -89,7 +97,7 @@ def test_published_configs_pass() -> None:
     assert {**SD1_UNET, **unet} == SD1_UNET
     unet = parse_unet_config(published("SD21base.unet.config.json"), "m18")
     assert {**SD2_UNET, **unet} == SD2_UNET
-    text = parse_text_config(published("AltDiffusion.text_encoder.config.json"), "m2")
+    text = parse_alt_text(published("AltDiffusion.text_encoder.config.json"), "m2")
     assert {**ALT_TEXT, **text} == ALT_TEXT
     safety = parse_safety_config(published("safety_checker.config.json"), "safety")
     assert safety["projection_dim"] == 768
@@ -129,17 +137,31 @@ WRONG: list[tuple[Parse, dict[str, Any], dict[str, Any], str]] = [
     (parse_vae_config, KL_F8_VAE, {"latent_channels": 16}, "it must be 4"),
     (parse_vae_config, KL_F8_VAE, {"shift_factor": 0.1}, "only None is supported"),
     (parse_vae_config, KL_F8_VAE, {"scaling_factor": 0}, "a number"),
-    (parse_text_config, ALT_TEXT, {"vocab_size": 2**40}, "a whole number"),
-    (parse_text_config, ALT_TEXT, {"num_attention_heads": 7}, "7 heads do not divide"),
-    (parse_text_config, ALT_TEXT, {"hidden_act": "evil"}, "one of gelu"),
-    (parse_text_config, ALT_TEXT, {"is_decoder": True}, "only False is supported"),
+    (parse_unet_config, SD1_UNET, {"attention_head_dim": 256, "block_out_channels": [128] * 4},
+     "attention_head_dim 256 is more than the channels"),
+    (parse_unet_config, SD2_UNET, {"block_out_channels": [32, 32, 32, 32], "attention_head_dim":
+     [1, 1, 33, 1]}, "is more than the channels"),
+    (parse_alt_text, ALT_TEXT, {"vocab_size": 2**40}, "a whole number"),
+    (parse_alt_text, ALT_TEXT, {"num_attention_heads": 7}, "7 heads do not divide"),
+    (parse_alt_text, ALT_TEXT, {"hidden_act": "evil"}, "one of gelu"),
+    (parse_alt_text, ALT_TEXT, {"is_decoder": True}, "only False is supported"),
+    (parse_alt_text, ALT_TEXT, {"pad_token_id": 5}, "XLM-R's tokenizer pads with 1"),
+    (parse_m18_text, ALT_M18_TEXT, {"pad_token_id": 0}, "XLM-R's tokenizer pads with 1"),
+    (parse_alt_text, ALT_TEXT, {"vocab_size": 1}, "pad_token_id is 1; the vocab_size is 1"),
+    (parse_alt_text, ALT_TEXT, {"max_position_embeddings": 78}, "77 tokens needs 79"),
+    (parse_chinese_text, CHINESE_CLIP_TEXT, {"pad_token_id": 21128}, "the vocab_size is 21128"),
+    (parse_chinese_text, CHINESE_CLIP_TEXT, {"max_position_embeddings": 51}, "52 tokens needs 52"),
     (parse_safety_config, SAFETY, {"vision_config": [1]}, "it must be an object"),
     (parse_safety_config, SAFETY, {"vision_config": {"image_size": -1}}, "a whole number"),
     (parse_safety_config, SAFETY, {"vision_config": {"layer_norm_eps": "x"}}, "a number"),
+    (parse_safety_config, SAFETY, {"vision_config": {"patch_size": 64, "image_size": 32}},
+     "patch_size 64 is larger than image_size 32"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"prediction_type": "evil"}, "one of epsilon"),
+    (parse_scheduler_config, PNDM_SCHEDULER, {"variance_type": "learned_range"}, "one of fixed_s"),
+    (parse_scheduler_config, PNDM_SCHEDULER, {"trained_betas": [0.1]}, "1 trained_betas for 1000"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"beta_start": "0.1"}, "a number"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"trained_betas": [2.0]}, "null or a list"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("parse", "config", "change", "text"), WRONG)
@@ -169,6 +191,27 @@ def test_any_json_value_passes_or_is_refused(case: tuple[Parse, Any], data: st.D
         assert set(parse(raw, "here")) <= set(config)
     except PipelineError as exc:
         assert str(exc).startswith("here")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.nn.Embedding(3, 4, padding_idx=7),  # asserts
+        lambda: UNet2DConditionModel(**{**tiny.UNET_M9, "attention_head_dim": 256}),  # divides by 0
+    ],
+)
+def test_sizes_that_no_rule_of_ours_covers_are_a_broken_file(build: Any) -> None:
+    """The second net, under the rules of the schemas."""
+    with pytest.raises(FileRefused, match="here: this config builds no network"):
+        plans._build("here", build)
+
+
+@pytest.mark.parametrize("positions", [79, 514])
+def test_a_window_fits_the_fewest_positions_allowed(positions: int, tmp_path: Path) -> None:
+    config = parse_alt_text({**layouts.text_config("m9"), "max_position_embeddings": positions}, "")
+    network = ENCODERS["altdiffusion"].build(config)
+    ids = torch.full((1, 77), 7)
+    assert network(ids, torch.ones_like(ids)).shape == (1, 77, tiny.PROJECT)
 
 
 def test_code_in_a_model_folder_is_never_imported(tmp_path: Path) -> None:

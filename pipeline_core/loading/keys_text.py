@@ -6,10 +6,9 @@ twice (the same weights under two names).
 
 from __future__ import annotations
 
+from ..models.key_prefixes import TEXT_PREFIX, TEXT_WRAPPERS
 from .matching import Spelling, same
 
-LDM_PREFIX = "cond_stage_model."
-_WRAPPERS = ("", "text_encoder.", "ch_clip_model.text_model.", "text_model.", "model.", "bert.")
 # A tensor that every encoder has, XLM-R's and BERT's.
 WORDS = ("roberta.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight")
 # What trainer dumps hold beside the encoder: picture towers, projections, copies under other names.
@@ -22,5 +21,5 @@ def text_spellings() -> list[Spelling]:
         Spelling("published", "", same),
         Spelling("Chinese-CLIP", "text_model.", same),
         Spelling("Chinese-CLIP, original code", "bert.", same),
-        *(Spelling("LDM", LDM_PREFIX + wrapper, same, _NOT_TEXT) for wrapper in _WRAPPERS),
+        *(Spelling("LDM", TEXT_PREFIX + wrapper, same, _NOT_TEXT) for wrapper in TEXT_WRAPPERS),
     ]

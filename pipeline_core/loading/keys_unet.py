@@ -10,9 +10,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from ..models.key_prefixes import LIGHTNING_EMA_PREFIX, SECOND_EMA_PREFIX, UNET_PREFIX
 from .matching import Spelling, same
 
-LDM_PREFIX = "model.diffusion_model."
 _COUNTERS = "decay|num_updates"  # beside Lightning's averages
 _TOP = {
     "time_embedding.linear_1": "time_embed.0",
@@ -41,12 +41,14 @@ def unet_spellings(config: Mapping[str, Any], *, ema: bool = False) -> list[Spel
     ldm = functools.partial(ldm_name, config=config)
     if ema:
         return [
-            Spelling("LDM averages", "model_ema.", lambda name: dotless(ldm(name)), _COUNTERS),
-            Spelling("LDM state_dict_ema", f"state_dict_ema.{LDM_PREFIX}", ldm),
+            Spelling(
+                "LDM averages", LIGHTNING_EMA_PREFIX, lambda name: dotless(ldm(name)), _COUNTERS
+            ),
+            Spelling("LDM state_dict_ema", SECOND_EMA_PREFIX + UNET_PREFIX, ldm),
         ]
     return [
         Spelling("diffusers", "", same),
-        Spelling("LDM", LDM_PREFIX, ldm),
+        Spelling("LDM", UNET_PREFIX, ldm),
         Spelling("LDM without prefix", "", ldm),
     ]
 

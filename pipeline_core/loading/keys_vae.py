@@ -10,9 +10,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from ..models.key_prefixes import VAE_PREFIX
 from .matching import Shape, Spelling, same
 
-LDM_PREFIX = "first_stage_model."
 _ATTENTION = "mid_block.attentions.0."
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 _LDM_ATTENTION = {
@@ -26,7 +26,7 @@ def vae_spellings(config: Mapping[str, Any]) -> list[Spelling]:
     return [
         Spelling("diffusers", "", same),
         Spelling("diffusers, old attention names", "", old_attention_name),
-        Spelling("LDM", LDM_PREFIX, ldm),
+        Spelling("LDM", VAE_PREFIX, ldm),
         Spelling("LDM without prefix", "", ldm),
     ]
 

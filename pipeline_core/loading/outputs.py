@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ..models.detection import PartName
-from . import keys_text, keys_unet, keys_vae
+from ..models.key_prefixes import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from . import keys_unet, keys_vae
 from .dtypes import TORCH_DTYPES
 from .matching import Shape
 from .plans import PartPlan
@@ -32,15 +33,15 @@ def single_outputs(plan: PartPlan, dtype: torch.dtype | None) -> list[Output]:
 
 
 def _ldm_text(name: str, shape: Shape, plan: PartPlan) -> tuple[str, Shape]:
-    return keys_text.LDM_PREFIX + name, shape
+    return TEXT_PREFIX + name, shape
 
 
 def _ldm_unet(name: str, shape: Shape, plan: PartPlan) -> tuple[str, Shape]:
-    return keys_unet.LDM_PREFIX + keys_unet.ldm_name(name, plan.config), shape
+    return UNET_PREFIX + keys_unet.ldm_name(name, plan.config), shape
 
 
 def _ldm_vae(name: str, shape: Shape, plan: PartPlan) -> tuple[str, Shape]:
-    new_name = keys_vae.LDM_PREFIX + keys_vae.ldm_name(name, plan.config)
+    new_name = VAE_PREFIX + keys_vae.ldm_name(name, plan.config)
     return new_name, keys_vae.ldm_shape(name, shape)
 
 

@@ -22,11 +22,11 @@ import torch
 
 from ..errors import FileRefused
 from ..models.headers import MAX_TENSORS, TensorInfo, check_tensor_name, sniff
+from ..models.key_prefixes import SECOND_EMA_PREFIX
 from ..models.zip_header import read_zip_header
 from .dtypes import FILE_DTYPES
 
 MAX_OPCODES = 1_000_000  # a checkpoint with optimizer states: about 200,000
-EMA_PREFIX = "state_dict_ema."
 
 # What torch's weights-only reader understands, all that protocol 2 of torch.save writes.
 _OPCODES = {
@@ -181,7 +181,7 @@ def _state_dict(path: Path, root: object) -> Iterator[tuple[str, torch.Tensor]]:
     if not isinstance(root, dict):
         raise FileRefused(f"{path}: the top is {type(root).__name__}, not a dict of tensors")
     main = root.get("state_dict", root)
-    for prefix, table in (("", main), (EMA_PREFIX, root.get("state_dict_ema"))):
+    for prefix, table in (("", main), (SECOND_EMA_PREFIX, root.get("state_dict_ema"))):
         if isinstance(table, dict):
             for name, value in table.items():
                 if isinstance(name, str) and isinstance(value, torch.Tensor):

@@ -6,17 +6,18 @@ known by their headers. `parts` fills plans, `checking` reports them, `convert` 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from ..errors import FileRefused, InvalidRequest, ModelNotFound, PipelineError, WeightsMismatch
-from ..models.configs import ALT_M18_TEXT, ALT_TEXT, CHINESE_CLIP_TEXT
 from ..models.detection import Detection, PartFiles, PartName
-from ..models.specs import EncoderFamily
+from ..models.key_prefixes import UNET_PREFIX, VAE_PREFIX
+from ..models.specs import published_spec
 from ..models.strict_json import read_json
 from ..safety.network import build_safety_network, rename_key
 from ..text.encoders import ENCODERS
@@ -26,12 +27,6 @@ from .matching import Match, Shape, Spelling, match
 from .tensors import TensorSource, open_weights
 
 Config = dict[str, Any]
-
-_TEXT_CONFIGS: Mapping[EncoderFamily, Mapping[str, Any]] = {
-    "altdiffusion": ALT_TEXT,
-    "altdiffusion-m18": ALT_M18_TEXT,
-    "chinese-clip": CHINESE_CLIP_TEXT,
-}
 
 
 @dataclass(frozen=True)
@@ -66,9 +61,10 @@ def plan_text_encoder(detection: Detection, *, allow_pickle: bool = False) -> Pa
 
     def derive() -> Config:
         names = _behind_text_prefix(source.shapes)
-        return shapes.text_config(names, _TEXT_CONFIGS[family], source.where)
+        return shapes.text_config(names, published_spec(family).text_config, source.where)
 
-    config = _config(files, source, schemas.parse_text_config, derive)
+    parse = functools.partial(schemas.parse_text_config, family=family)
+    config = _config(files, source, parse, derive)
     network = _build(source.where, lambda: ENCODERS[family].build(config))
     unused = ENCODERS[family].unused(config)
     return _plan("text_encoder", config, network, source, keys_text.text_spellings(), unused)
@@ -90,7 +86,7 @@ def plan_unet(detection: Detection, *, allow_pickle: bool = False, ema: bool = F
     files, source = _open(detection, "unet", allow_pickle)
 
     def derive() -> Config:
-        names = shapes.strip_prefix(source.shapes, keys_unet.LDM_PREFIX)
+        names = shapes.strip_prefix(source.shapes, UNET_PREFIX)
         return shapes.unet_config(names, source.where)
 
     config = _config(files, source, schemas.parse_unet_config, derive)
@@ -112,7 +108,7 @@ def plan_vae(detection: Detection, *, allow_pickle: bool = False) -> PartPlan:
     files, source = _open(detection, "vae", allow_pickle)
 
     def derive() -> Config:
-        names = shapes.strip_prefix(source.shapes, keys_vae.LDM_PREFIX)
+        names = shapes.strip_prefix(source.shapes, VAE_PREFIX)
         return shapes.vae_config(names, source.where)
 
     config = _config(files, source, schemas.parse_vae_config, derive)
@@ -137,6 +133,20 @@ def plan_safety_checker(detection: Detection, *, allow_pickle: bool = False) -> 
     published = {rename_key(name): name for name in source.tensors}
     spelling = Spelling("published", "", lambda name: published.get(name, name))
     return _plan("safety_checker", config, network, source, [spelling], [r".*\.position_ids"])
+
+
+class Planner(Protocol):
+    """Plan one part of a detection."""
+
+    def __call__(self, detection: Detection, *, allow_pickle: bool = False) -> PartPlan: ...
+
+
+PLANNERS: Mapping[PartName, Planner] = {
+    "text_encoder": plan_text_encoder,
+    "unet": plan_unet,
+    "vae": plan_vae,
+    "safety_checker": plan_safety_checker,
+}
 
 
 def _open(
@@ -180,13 +190,20 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+# What the libraries' constructors raise for sizes that do not go together.
+_UNBUILDABLE = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+
+
 def _build(where: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
         with torch.device("meta"), _NoInitialValues():
             return build().train(False).requires_grad_(False)
     except PipelineError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as exc:
+    except _UNBUILDABLE as exc:
         raise FileRefused(f"{where}: this config builds no network: {exc}") from exc
 
 

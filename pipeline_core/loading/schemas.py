@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FileRefused
+from ..models.specs import EncoderFamily, published_spec
 from .rules import Rule, flag, listed, number, one_of, optional, whole
 
 Table = Mapping[str, Rule]
@@ -96,6 +97,7 @@ _VAE_FIXED: Mapping[str, object] = {
     "mid_block_add_attention": True,
 }
 SCALING_FACTOR = 0.18215  # configs of 2022 lack the key
+XLMR_PAD = 1
 
 _TEXT: Table = {
     "vocab_size": whole(1, 2_000_000),
@@ -132,6 +134,11 @@ _VISION: Table = {
     "projection_dim": whole(1, 16384),
 }
 
+# What transformers' CLIPVisionConfig takes where a file does not say.
+_VISION_DEFAULTS = {
+    "hidden_size": 768, "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
+}  # fmt: skip
+
 _SCHEDULER: Table = {
     "_class_name": Rule("a short name", lambda value: isinstance(value, str) and len(value) < 100),
     "_diffusers_version": Rule("a short text", lambda value: isinstance(value, str)),
@@ -140,7 +147,7 @@ _SCHEDULER: Table = {
     "beta_end": number(0.0, 1.0),
     "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
     "trained_betas": optional(listed(number(0.0, 1.0), longest=100_000)),
-    "prediction_type": one_of("epsilon", "v_prediction", "sample"),
+    "prediction_type": one_of("epsilon", "v_prediction"),
     "timestep_spacing": one_of("leading", "linspace", "trailing"),
     "steps_offset": whole(0, 1000),
     "set_alpha_to_one": flag,
@@ -162,7 +169,8 @@ _SCHEDULER: Table = {
     "use_exponential_sigmas": optional(flag),
     "use_beta_sigmas": optional(flag),
     "final_sigmas_type": one_of("zero", "sigma_min"),
-    "variance_type": optional(one_of("fixed_small", "fixed_large", "learned", "learned_range")),
+    # learned variances are six more channels of the UNet, which none of these models has
+    "variance_type": optional(one_of("fixed_small", "fixed_large")),
     "predict_x0": flag,
 }
 
@@ -175,6 +183,7 @@ def parse_unet_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     config = _parse(raw, _UNET, where, required=_UNET_REQUIRED, fixed=_UNET_FIXED)
     _check_blocks(config, where)
+    _check_head_counts(config, where)
     # Configs of 2022 said 32, meaning 64; diffusers' own pipelines correct the same cases.
     old = _version(raw.get("_diffusers_version")) < (0, 9, 0)
     if old and config.get("sample_size", 64) < 64:
@@ -193,14 +202,15 @@ def parse_vae_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"scaling_factor": SCALING_FACTOR, **config}
 
 
-def parse_text_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what builds a text encoder.
+def parse_text_config(raw: Mapping[str, Any], where: str, family: EncoderFamily) -> dict[str, Any]:
+    """Return what builds a text encoder of that family.
 
     Raises:
         FileRefused: naming the key, its value and what it must be.
     """
     config = _parse(raw, _TEXT, where, required=_TEXT_REQUIRED, fixed=_TEXT_FIXED)
     _check_heads(config, where)
+    _check_positions(config, where, family)
     return config
 
 
@@ -214,7 +224,13 @@ def parse_safety_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(vision, Mapping):
         raise FileRefused(f"{where}: vision_config is {vision!r:.80}; it must be an object")
     config = _parse(vision, _VISION, f"{where}: vision_config")
-    _check_heads({"hidden_size": 768, "num_attention_heads": 12, **config}, where)
+    full = {**_VISION_DEFAULTS, **config}
+    _check_heads(full, where)
+    if full["patch_size"] > full["image_size"]:
+        raise FileRefused(
+            f"{where}: patch_size {full['patch_size']} is larger than image_size "
+            f"{full['image_size']}"
+        )
     width = _parse(raw, {"projection_dim": _VISION["projection_dim"]}, where)
     return {"vision_config": config, **width}
 
@@ -225,7 +241,11 @@ def parse_scheduler_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     Raises:
         FileRefused: naming the key, its value and what it must be.
     """
-    return _parse(raw, _SCHEDULER, where)
+    config = _parse(raw, _SCHEDULER, where)
+    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if betas is not None and len(betas) != steps:
+        raise FileRefused(f"{where}: {len(betas)} trained_betas for {steps} num_train_timesteps")
+    return config
 
 
 def _parse(
@@ -258,6 +278,37 @@ def _check_blocks(config: Mapping[str, Any], where: str) -> None:
             raise FileRefused(f"{where}: {key} has {len(value)} entries for {len(channels)} blocks")
     if any(width % groups for width in channels):
         raise FileRefused(f"{where}: {groups} norm groups do not divide the channels {channels}")
+
+
+def _check_head_counts(config: Mapping[str, Any], where: str) -> None:
+    """A UNet block has at least one channel a head; its key for heads is `attention_head_dim`."""
+    channels = config["block_out_channels"]
+    for key in ("attention_head_dim", "num_attention_heads"):
+        heads = config.get(key)
+        counts = heads if isinstance(heads, list) else [heads or 1] * len(channels)
+        if any(count > width for count, width in zip(counts, channels, strict=False)):
+            raise FileRefused(f"{where}: {key} {heads} is more than the channels {channels}")
+
+
+def _check_positions(config: Mapping[str, Any], where: str, family: EncoderFamily) -> None:
+    """Pads and positions are those that the tokenizer and a window of the family ask for."""
+    spec = published_spec(family)
+    full = {**spec.text_config, **config}
+    pad, positions = full["pad_token_id"], full["max_position_embeddings"]
+    needed = spec.context_length
+    if family != "chinese-clip":  # XLM-R counts positions from behind the pad's id
+        if pad != XLMR_PAD:
+            raise FileRefused(
+                f"{where}: pad_token_id is {pad}; XLM-R's tokenizer pads with {XLMR_PAD}"
+            )
+        needed += XLMR_PAD + 1
+    if pad >= full["vocab_size"]:
+        raise FileRefused(f"{where}: pad_token_id is {pad}; the vocab_size is {full['vocab_size']}")
+    if positions < needed:
+        raise FileRefused(
+            f"{where}: max_position_embeddings is {positions}; a window of {spec.context_length} "
+            f"tokens needs {needed}"
+        )
 
 
 def _check_heads(config: Mapping[str, Any], where: str) -> None:

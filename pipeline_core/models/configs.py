@@ -1,7 +1,7 @@
 """Published network configurations, as data: what a file without a config of its own is built from.
 
 Values: BAAI/AltDiffusion (unet, text_encoder, scheduler configs), stable-diffusion-2-1-base,
-OFA-Sys/Chinese-CLIP (RoBERTa-wwm-ext-large-chinese), CompVis/stable-diffusion-safety-checker.
+OFA-Sys/Chinese-CLIP (RoBERTa-wwm-ext-large-chinese).
 """
 
 from __future__ import annotations
@@ -97,17 +97,6 @@ CHINESE_CLIP_TEXT: Config = {
     "pad_token_id": 0,
     "type_vocab_size": 2,
     "vocab_size": 21128,
-}
-
-CLIP_VIT_L14: Config = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
 }
 
 # The published scheduler file: absent keys stay absent, each sampler class has its own default.

@@ -12,10 +12,6 @@ from pathlib import Path
 from ..errors import FileRefused
 from .detection import Detection, Layout, PartFiles, PartName
 from .evidence import (
-    EMA_PREFIXES,
-    TEXT_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
     Tensors,
     context_width_by_tensors,
     encoder_by_tensors,
@@ -25,6 +21,7 @@ from .evidence import (
 )
 from .files import file_size
 from .headers import TensorInfo, is_pickle, pickle_refusal, read_safetensors_header
+from .key_prefixes import EMA_PREFIXES, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from .part_files import existing, find_safety_checker, find_tokenizer, needs_pickle
 
 MODEL_NOTE = "multilingual_diffusion.model"  # metadata of files that `convert` wrote

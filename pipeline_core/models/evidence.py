@@ -12,18 +12,11 @@ from typing import Any
 
 from .detection import UNetFamily
 from .headers import TensorInfo
+from .key_prefixes import TEXT_PREFIX, TEXT_WRAPPERS, UNET_PREFIX
 from .specs import MODELS, EncoderFamily, ModelSpec
 
 Tensors = Mapping[str, TensorInfo]
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-TEXT_PREFIX = "cond_stage_model."
-EMA_PREFIXES = ("model_ema.", "state_dict_ema.")
-
-# What may stand between `cond_stage_model.` and the encoder's own names (models.md section 2).
-ROBERTA_PREFIXES = ("", "text_encoder.", "ch_clip_model.text_model.", "text_model.", "model.")
-CHINESE_PREFIXES = ("", "text_encoder.", "text_model.", "bert.", "model.")
 _WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -32,12 +25,10 @@ def find_text_prefix(tensors: Tensors) -> str | None:
 
     The answer starts with `cond_stage_model.`; None where there is no encoder that we know.
     """
-    for prefix in ROBERTA_PREFIXES:
-        if f"{TEXT_PREFIX}{prefix}roberta.{_WORDS}" in tensors:
-            return TEXT_PREFIX + prefix
-    for prefix in CHINESE_PREFIXES:
-        if f"{TEXT_PREFIX}{prefix}{_WORDS}" in tensors:
-            return TEXT_PREFIX + prefix
+    for words in (f"roberta.{_WORDS}", _WORDS):
+        for wrapper in TEXT_WRAPPERS:
+            if f"{TEXT_PREFIX}{wrapper}{words}" in tensors:
+                return TEXT_PREFIX + wrapper
     return None
 
 

@@ -22,8 +22,17 @@ class SafetyChecker:
     """Score images with a loaded network; the images are only read."""
 
     def __init__(self, network: SafetyNetwork, preprocessing: Preprocessing | None = None) -> None:
+        """Join a network and its preprocessing, CLIP's at the network's own size if None.
+
+        Raises:
+            FileRefused: the preprocessing gives pictures of another size than the network takes.
+        """
+        side = network.image_size
         self.network = network
-        self.preprocessing = preprocessing or Preprocessing()
+        self.preprocessing = preprocessing or Preprocessing(
+            shortest_edge=side, crop_size=(side, side)
+        )
+        self.preprocessing.check_fits(side)
 
     @torch.no_grad()
     def score(self, images: Images, *, adjustment: float = 0.0) -> tuple[Verdict, ...]:

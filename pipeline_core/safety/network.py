@@ -12,28 +12,14 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidRequest
-
 CONCEPTS = 17
 SPECIAL_CONCEPTS = 3
-
-# Keys a config may set, with their range; all others (auto_map, attention kernels) stay outside.
-_WHOLE_NUMBERS = {
-    "hidden_size": (1, 16384),
-    "intermediate_size": (1, 65536),
-    "num_hidden_layers": (1, 128),
-    "num_attention_heads": (1, 256),
-    "num_channels": (3, 3),
-    "image_size": (8, 2048),
-    "patch_size": (1, 256),
-}
-_ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 class SafetyNetwork(torch.nn.Module):
     """Embed pictures and hold the concepts they are compared with."""
 
-    def __init__(self, vision: dict[str, Any], width: int, operations: Any) -> None:
+    def __init__(self, vision: Mapping[str, Any], width: int, operations: Any) -> None:
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
         super().__init__()
@@ -49,6 +35,12 @@ class SafetyNetwork(torch.nn.Module):
         """Return the projected embeddings [B, P] of preprocessed pictures [B, 3, S, S]."""
         return self.visual_projection(self.vision_model(pixel_values).pooler_output)
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the pictures that it takes."""
+        embeddings: Any = self.vision_model.embeddings
+        return embeddings.image_size
+
     def after_loading(self) -> None:
         """Fill the buffer that no file holds; needed after building on the meta device."""
         embeddings: Any = self.vision_model.embeddings
@@ -57,30 +49,14 @@ class SafetyNetwork(torch.nn.Module):
 
 
 def build_safety_network(config: Mapping[str, Any], operations: Any = torch.nn) -> SafetyNetwork:
-    """Build the network from a published `config.json`; under a meta device it costs nothing.
+    """Build the network from its checked config; under a meta device it costs nothing.
 
-    `config` is the checker's file (values in `vision_config`) or the vision values themselves;
-    absent values are those of CLIPVisionConfig, as in diffusers.
-
-    Raises:
-        InvalidRequest: a value is out of range.
+    `config` is what `loading.schemas.parse_safety_config` returns: its values are checked and it
+    has no other keys. Absent ones are those of CLIPVisionConfig, as in diffusers.
     """
-    nested = config.get("vision_config", config)
-    vision: dict[str, Any] = {
-        key: _whole_number(key, nested[key]) for key in _WHOLE_NUMBERS if key in nested
-    }
-    if "layer_norm_eps" in nested:
-        vision["layer_norm_eps"] = float(nested["layer_norm_eps"])
-    activation = nested.get("hidden_act", "quick_gelu")
-    if activation not in _ACTIVATIONS:
-        raise InvalidRequest(
-            f"safety checker config: hidden_act is {activation!r}; known: {', '.join(_ACTIVATIONS)}"
-        )
-    width = config.get("projection_dim", nested.get("projection_dim", 768))
-    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= 16384:
-        raise InvalidRequest(f"safety checker config: projection_dim is {width!r}")
-    network = SafetyNetwork({**vision, "hidden_act": activation}, width, operations)
-    return network.train(False).requires_grad_(False)
+    vision = config["vision_config"]
+    width = config.get("projection_dim", vision.get("projection_dim", 768))
+    return SafetyNetwork(vision, width, operations).train(False).requires_grad_(False)
 
 
 def rename_key(published: str) -> str | None:
@@ -92,12 +68,3 @@ def rename_key(published: str) -> str | None:
 
 def _constant(*shape: int) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.ones(*shape), requires_grad=False)
-
-
-def _whole_number(key: str, value: object) -> int:
-    low, high = _WHOLE_NUMBERS[key]
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(
-            f"safety checker config: {key} is {value!r}; it must be a whole number {low}..{high}"
-        )
-    return value

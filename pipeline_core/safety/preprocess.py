@@ -6,14 +6,14 @@ rescale, normalise; every value comes from the model's `preprocessor_config.json
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..errors import InvalidRequest
+from ..errors import FileRefused
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,24 +38,38 @@ class Preprocessing:
         """Read a `preprocessor_config.json`: `size: 224` (old) or `{"shortest_edge": 224}` (new).
 
         Raises:
-            InvalidRequest: a value has no meaning here.
+            FileRefused: a value has no meaning here.
         """
         shortest, exact = _resize_target(config)
         crop = config.get("crop_size", 224) if config.get("do_center_crop", True) else None
         rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
         mean, std = (0.0,) * 3, (1.0,) * 3
         if config.get("do_normalize", True):
-            mean = _channels("image_mean", config.get("image_mean", cls.mean))
-            std = _channels("image_std", config.get("image_std", cls.std))
+            mean = _channels("image_mean", config.get("image_mean", cls.mean), _number)
+            std = _channels("image_std", config.get("image_std", cls.std), _positive)
         return cls(
             shortest_edge=shortest,
             exact_size=exact,
             resample=_whole_number("resample", config.get("resample", 3), 0, 5),
             crop_size=None if crop is None else _size("crop_size", crop),
-            rescale_factor=_number("rescale_factor", rescale),
+            rescale_factor=_positive("rescale_factor", rescale),
             mean=mean,
             std=std,
         )
+
+    def check_fits(self, side: int) -> None:
+        """Raise unless every picture comes out `side` x `side`.
+
+        Raises:
+            FileRefused: naming both sizes.
+        """
+        size = self.crop_size or self.exact_size
+        if size != (side, side):
+            given = f"{size[0]} x {size[1]}" if size else "of any size"
+            raise FileRefused(
+                f"preprocessor config: its pictures are {given}; the safety checker's network "
+                f"takes {side} x {side}; get both files of one model"
+            )
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
         """Return one RGB picture as [1, 3, height, width] float32, normalised."""
@@ -109,23 +123,28 @@ def _size(name: str, value: object) -> tuple[int, int]:
     )
 
 
-def _channels(name: str, values: object) -> tuple[float, ...]:
+def _channels(name: str, values: object, read: Callable[[str, object], float]) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise InvalidRequest(f"preprocessor config: {name} is {values!r}; it must be three numbers")
-    return tuple(_number(name, value) for value in values)
+        raise FileRefused(f"preprocessor config: {name} is {values!r}; it must be three numbers")
+    return tuple(read(name, value) for value in values)
+
+
+def _positive(name: str, value: object) -> float:
+    number = _number(name, value)
+    if number <= 0:
+        raise FileRefused(f"preprocessor config: {name} is {value!r}; it must be above 0")
+    return number
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise InvalidRequest(
-            f"preprocessor config: {name} is {value!r}; it must be a finite number"
-        )
+        raise FileRefused(f"preprocessor config: {name} is {value!r}; it must be a finite number")
     return float(value)
 
 
 def _whole_number(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(
+        raise FileRefused(
             f"preprocessor config: {name} is {value!r}; it must be a whole number {low}..{high}"
         )
     return value
