@@ -7,10 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brings the TOML reader")
 ROOT = Path(__file__).parent.parent
 IGNORED = [
     line.rstrip("/")
@@ -84,9 +84,13 @@ def test_no_path_of_a_machine() -> None:
             assert str(ROOT.parent) + "/" not in text, path
 
 
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brings the TOML reader")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def test_all_packages_are_declared() -> None:
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = set(config["tool"]["setuptools"]["packages"])
+    declared = set(project()["tool"]["setuptools"]["packages"])
     folders = {
         path.parent.relative_to(ROOT)
         for folder in ("pipeline_core", "nodes")
@@ -97,17 +101,16 @@ def test_all_packages_are_declared() -> None:
 
 
 def test_requirements_repeat_the_project_less_torch() -> None:
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [line for line in config["project"]["dependencies"] if not line.startswith("torch")]
+    wanted = [line for line in project()["project"]["dependencies"] if not line.startswith("torch")]
     assert (ROOT / "requirements.txt").read_text(encoding="utf-8").split() == wanted
     assert all(">=" in line and "<" not in line and "==" not in line for line in wanted)
 
 
 def test_import_is_light() -> None:
     code = (
-        "import torch, time, sys; before = set(sys.modules); start = time.perf_counter();"
+        "import torch, time, sys; before = set(sys.modules); start = time.process_time();"
         "import multilingual_diffusion, multilingual_diffusion.pipeline_core;"
-        "took = time.perf_counter() - start; new = set(sys.modules) - before;"
+        "took = time.process_time() - start; new = set(sys.modules) - before;"
         "heavy = {'diffusers', 'transformers', 'sentencepiece', 'tokenizers', 'PIL'};"
         "print(took, sorted(heavy & new))"
     )
