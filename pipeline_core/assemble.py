@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from .errors import InvalidRequest, ModelNotFound, UnknownName
+from .errors import ModelNotFound, UnknownName
 from .loading.parts import (
     load_safety_network,
     load_scheduler_config,
@@ -23,57 +22,28 @@ from .loading.parts import (
     load_unet_network,
     load_vae_network,
 )
-from .loading.pickles import list_pickle_tensors
-from .models.detect import detect
-from .models.detection import PARTS, Detection, PartFiles, PartName
-from .models.evidence import encoder_by_config, nearest_spec
-from .models.folders import ModelFolders
-from .models.part_files import existing, find_tokenizer, find_weights
+from .loading.schemas import parse_unet_config
+from .models.detection import Detection, PartName
+from .models.folders import NANO_FOLDER
 from .models.specs import (
     ALTDIFFUSION,
     ALTDIFFUSION_M18,
-    EncoderFamily,
     ModelSpec,
     PredictionType,
 )
 from .models.strict_json import read_json
+from .outline import Outline
 from .pipeline import Parts, TextToImagePipeline
+from .ranges import check_choice
 from .safety.checker import SafetyChecker
 from .safety.preprocess import Preprocessing
 from .sampling import UNetDenoiser
+from .sources import LoadOptions, PartSources, check_widths, find_sources
 from .text.encoder import TextEncoder
 from .text.tokenizers import open_tokenizer
 from .vae.codec import VAE
 
 logger = logging.getLogger("multilingual_diffusion")
-
-PartSources = Collection[PartName] | Mapping[PartName, str | Path]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """How parts are loaded, whichever they are."""
-
-    device: str | torch.device = "auto"  # auto, cpu, cuda, cuda:N, mps, xpu
-    dtype: str | torch.dtype = "auto"  # auto, keep, fp32, bf16, fp16
-    allow_pickle: bool = False  # open .bin, .ckpt and .pt files, with weights_only
-    ema: bool = False  # a checkpoint's averaged UNet weights
-    models_dir: str | Path | None = None  # where names are looked up; None: the user's folder
-
-    def find(self, name_or_path: str | Path) -> Detection:
-        """Return what lies at a path, or under a name in the models folder.
-
-        Raises:
-            ModelNotFound: no model lies there.
-            FileRefused: a file is broken, or a pickle that was not allowed.
-        """
-        folders = ModelFolders([self.models_dir]) if self.models_dir else ModelFolders()
-        lister = list_pickle_tensors if self.allow_pickle else None
-        return detect(folders.find_model(str(name_or_path)), list_tensors=lister)
-
-    @property
-    def of_a_network(self) -> dict[str, Any]:
-        return {"device": self.device, "dtype": self.dtype, "allow_pickle": self.allow_pickle}
 
 
 def load_pipeline(
@@ -86,7 +56,7 @@ def load_pipeline(
     allow_pickle: bool = False,
     ema: bool = False,
     prediction_type: PredictionType | None = None,
-    before_loading: Callable[[ModelSpec], None] | None = None,
+    before_loading: Callable[[Outline], object] | None = None,
 ) -> TextToImagePipeline:
     """Load a model: one of `MODELS` by name, a folder, or a checkpoint file.
 
@@ -99,7 +69,8 @@ def load_pipeline(
         allow_pickle: open .bin, .ckpt and .pt files, always with weights_only.
         ema: take a checkpoint's averaged UNet weights.
         prediction_type: what the UNet predicts, where its files do not say or say it wrong.
-        before_loading: called with the model's entry before a weight is read, for own checks.
+        before_loading: called before a weight is read, to check a request that will follow:
+            `lambda outline: outline.complete(request)`.
 
     Raises:
         ModelNotFound, FileRefused, WeightsMismatch: see the messages.
@@ -108,17 +79,19 @@ def load_pipeline(
     options = LoadOptions(
         device=device, dtype=dtype, allow_pickle=allow_pickle, ema=ema, models_dir=models_dir
     )
+    options.check()
     main = options.find(name_or_path)
-    sources = _sources(main, parts, options)
-    spec = _spec(sources, main)
+    sources = find_sources(main, parts, options)
+    check_widths(sources, options)
+    outline = _outline(main, sources, options, prediction_type)
     if before_loading is not None:
-        before_loading(spec)
-    loaded = Parts(scheduler_config=load_scheduler_config(sources.get("unet", main)))
-    loaded.prediction_type = prediction_type or find_prediction_type(
-        sources.get("unet", main), loaded.scheduler_config
-    )
+        before_loading(outline)
     unet = load_unet(sources["unet"], options) if "unet" in sources else None
-    loaded.unet = unet
+    loaded = Parts(
+        unet=unet,
+        scheduler_config=outline.scheduler_config,
+        prediction_type=outline.prediction_type,
+    )
     if "text_encoder" in sources:
         tokenizer = sources.get("tokenizer")
         loaded.text_encoder = load_text_encoder(sources["text_encoder"], options, tokenizer)
@@ -126,9 +99,12 @@ def load_pipeline(
         loaded.vae = load_vae(sources["vae"], options)
     if "safety_checker" in sources:
         loaded.safety_checker = load_safety_checker(sources["safety_checker"], options)
-    _check_fit(loaded.text_encoder, unet)
     return TextToImagePipeline(
-        spec, loaded, source=Path(name_or_path).name, native_size=_native_size(unet)
+        outline.spec,
+        loaded,
+        source=outline.source,
+        native_size=outline.native_size,
+        origin=outline.origin,
     )
 
 
@@ -145,7 +121,7 @@ def load_text_encoder(
             f"{detection.path} has no tokenizer; put sentencepiece.bpe.model (AltDiffusion) or "
             "vocab.txt (Chinese Stable Diffusion) beside it, or name one with parts="
         )
-    network = load_text_network(detection, **options.of_a_network).network
+    network: Any = load_text_network(detection, **options.of_a_network).network
     return TextEncoder(
         network,
         open_tokenizer(next(iter(files.extra.values()))),
@@ -198,66 +174,6 @@ def find_prediction_type(
     return "epsilon" if detection.unet_family == "sd1" else None
 
 
-def _sources(
-    main: Detection, parts: PartSources | None, options: LoadOptions
-) -> dict[PartName, Detection]:
-    """Return where each part comes from; parts that are nowhere are left out."""
-    for name in parts or ():
-        if name not in PARTS:
-            raise UnknownName("part", name, PARTS)
-    elsewhere = parts if isinstance(parts, Mapping) else {}
-    wanted = set(PARTS if parts is None or elsewhere else parts)
-    sources: dict[PartName, Detection] = {
-        name: main for name in main.parts if name in wanted and name not in elsewhere
-    }
-    for name, place in elsewhere.items():
-        sources[name] = _find_part(name, place, options)
-    missing = [
-        name for name in (*main.missing, *(parts or ())) if name in wanted and name not in sources
-    ]
-    if missing:
-        raise ModelNotFound(
-            f"{main.path} has no {missing[0]}: {_REMEDIES.get(missing[0], 'download it again')}"
-        )
-    return sources
-
-
-_REMEDIES: dict[str, str] = {
-    "safety_checker": "its index names one; download it, name another with "
-    "parts={'safety_checker': PATH}, or load without it and choose safety 'off'",
-    "text_encoder": "a plain Stable Diffusion checkpoint lends its unet and vae only",
-}
-
-
-def _find_part(name: PartName, place: str | Path, options: LoadOptions) -> Detection:
-    """Return a detection that has the part: of a whole model, or of the part's own folder."""
-    folder = Path(place)
-    files: PartFiles | None = None
-    encoder: EncoderFamily | None = None
-    if folder.is_dir() and not (folder / "model_index.json").exists():
-        if name == "tokenizer":
-            files = find_tokenizer(folder)
-        elif (folder / "config.json").exists():
-            preprocessor = existing(folder / "preprocessor_config.json")
-            extra = {"preprocessor": preprocessor} if preprocessor else {}
-            files = PartFiles(find_weights(folder), folder / "config.json", extra)
-            if name == "text_encoder":
-                encoder, _ = encoder_by_config(read_json(folder / "config.json"))
-    if files is not None:
-        return Detection(
-            path=folder,
-            layout="diffusers",
-            spec=nearest_spec(encoder, None, (folder.name, folder.parent.name), []),
-            encoder=encoder,
-            unet_family=None,
-            parts={name: files},
-        )
-    detection = options.find(place)
-    if name not in detection.parts:
-        raise ModelNotFound(f"{place} has no {name}; it has: {', '.join(detection.parts)}")
-    return detection
-
-
 def _spec(sources: Mapping[PartName, Detection], main: Detection) -> ModelSpec:
     """Return the entry of the model whose text encoder speaks, sampled as the UNet's model is."""
     text = sources.get("text_encoder", main).spec
@@ -285,18 +201,44 @@ def _plain_spec(detection: Detection) -> ModelSpec:
     )
 
 
-def _check_fit(encoder: TextEncoder | None, unet: UNetDenoiser | None) -> None:
-    if encoder is None or unet is None:
-        return
-    given, taken = encoder.network.width, unet.network.config.cross_attention_dim
-    if given != taken:
-        raise InvalidRequest(
-            f"the text encoder gives {given} numbers a token and the UNet takes {taken}; SD1.x "
-            "goes with AltDiffusion and m9, SD2.x with m18 and Chinese Stable Diffusion"
-        )
+def _outline(
+    main: Detection,
+    sources: Mapping[PartName, Detection],
+    options: LoadOptions,
+    prediction_type: PredictionType | None,
+) -> Outline:
+    """Return all that is known before weights are read; `origin` is what a replay needs to know."""
+    unet = sources.get("unet", main)
+    scheduler_config = load_scheduler_config(unet)
+    spec = _spec(sources, main)
+    origin: dict[str, Any] = {}
+    elsewhere = {
+        name: found.path.resolve().name for name, found in sources.items() if found is not main
+    }
+    if elsewhere:
+        origin["parts"] = elsewhere
+    if options.ema:
+        origin["ema"] = True
+    if options.dtype != "auto":
+        origin["dtype"] = str(options.dtype).removeprefix("torch.")
+    if prediction_type is not None:
+        check_choice("prediction_type", prediction_type, get_args(PredictionType))
+        origin["prediction_type"] = prediction_type
+    return Outline(
+        spec=spec,
+        source=main.path.resolve().name if main.path != NANO_FOLDER else "nano",
+        native_size=_native_size(unet) or spec.native_size,
+        scheduler_config=scheduler_config,
+        prediction_type=prediction_type or find_prediction_type(unet, scheduler_config),
+        has_checker="safety_checker" in sources,
+        origin=origin,
+    )
 
 
-def _native_size(unet: UNetDenoiser | None) -> int | None:
-    """Return the pixels a side that the UNet's config names."""
-    side = unet.network.config.sample_size if unet else None
+def _native_size(unet: Detection) -> int | None:
+    """Return the pixels a side that the UNet's config names, None for a single file."""
+    files = unet.parts.get("unet")
+    if files is None or files.config is None or files.config.suffix != ".json":
+        return None
+    side = parse_unet_config(read_json(files.config), str(files.config)).get("sample_size")
     return side * 8 if isinstance(side, int) else None

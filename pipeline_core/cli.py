@@ -8,6 +8,7 @@ standard error; results go to standard output.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ def _add_training(subparsers: Subparsers) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a prompt's script
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("multilingual_diffusion").setLevel(
@@ -79,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+    except (OSError, MemoryError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("cancelled; nothing half-written was left", file=sys.stderr)
         return 130

@@ -67,6 +67,64 @@ def test_a_picture_is_made_again_from_itself(generate, model: Path, tmp_path: Pa
     assert largest_difference(other, second) > 10
 
 
+def test_a_replay_honours_what_made_the_picture(
+    generate, model: Path, tmp_path: Path, capsys
+) -> None:
+    other = layouts.write_sd_checkpoint(model.parent / "other.safetensors", "sd1")
+    options = ["--prompt", "a dog", "--prompt", "a cat", "--seed", "3", "--grid"]
+    assert generate(*options, "--vae", str(other), "--dtype", "bf16") == 0
+    first, _, grid = (Path(line) for line in capsys.readouterr().out.splitlines())
+    again = ["--models-dir", str(model.parent), "--out", str(tmp_path / "again"), "--json"]
+    assert main(["generate", "--from", str(first), *again]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["model"]["parts"] == {"vae": "other.safetensors"}
+    assert row["model"]["dtype"] == "bf16"
+    assert largest_difference(first, Path(row["path"])) <= 3  # bf16, alone and not in its batch
+    assert main(["generate", "--from", str(grid), *again]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_hostile_picture_opens_no_path(generate, model: Path, tmp_path: Path, capsys) -> None:
+    from multilingual_diffusion.pipeline_core.images.metadata import METADATA_KEY
+    from PIL.PngImagePlugin import PngInfo
+
+    generate("--prompt", "a dog", "--json")
+    row = json.loads(capsys.readouterr().out)
+    good = {"request": row["request"], "model": row["model"], "index": 0}
+    request, source = row["request"], {"source": str(model)}
+    changes = [
+        {"index": "x"}, {"index": 99}, {"index": -5}, {"index": None}, {"model": source},
+        {"model": {}}, {"model": {"source": "../x"}}, {"model": {**row["model"], "parts": "x"}},
+        {"request": 5}, {"noise": "given"}, {"request": {**request, "sigmas": 5}},
+        {"request": {**request, "prompts": 5}}, {"request": {**request, "sampler": ["ddim"]}},
+        {"request": {**request, "init_image": 5}}, {"request": {**request, "nose": 5}},
+    ]  # fmt: skip
+    for number, change in enumerate(changes):
+        info = PngInfo()
+        info.add_itxt(METADATA_KEY, json.dumps({**good, **change}))
+        path = tmp_path / f"hostile{number}.png"
+        Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+        out = ["--out", str(tmp_path / "hostile"), "--models-dir", str(model.parent)]
+        assert main(["generate", "--from", str(path), *out]) in (2, 4), change
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error:") and "\n" not in error
+    assert not (tmp_path / "hostile").exists()
+
+
+def test_an_output_that_is_no_folder_is_found_at_once(generate, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    assert generate("--prompt", "a dog") == 2
+    assert "not a folder" in capsys.readouterr().err
+
+
+def test_verbose_says_why(generate, model: Path, tmp_path: Path, capsys, caplog) -> None:
+    options = ["--model", str(model), "--steps", "2", "--width", "64", "--height", "64"]
+    with caplog.at_level("INFO", logger="multilingual_diffusion"):
+        out = ["--out", str(tmp_path / "out"), "--prompt", "a dog"]
+        assert main(["-v", "generate", *options, *out]) == 0
+    assert "parameters are small" in caplog.text
+
+
 def test_prompts_from_a_file(generate, tmp_path: Path, capsys) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\ufeffa dog\n\n\u732b\n", encoding="utf-8")
@@ -107,6 +165,22 @@ def test_starting_from_a_picture(generate, tmp_path: Path, capsys) -> None:
         (["--prompt", "a", "--model", "altdiffusion-m9"], 4, "models download altdiffusion-m9"),
         (["--prompt", "a", "--mask", "x.png"], 2, "init-image"),
         (["--prompt", "a", "--init-image", "absent.png"], 4, "absent.png"),
+        (["--prompt", "a", "--n", "0"], 2, "images_per_prompt"),
+        (["--prompt", "a", "--height", "0"], 2, "height"),
+        (["--prompt", "a", "--schedule", "caras"], 2, "did you mean 'karras'"),
+        (["--prompt", "a", "--noise", "gpu"], 2, "noise"),
+        (["--prompt", "a", "--eta", "2"], 2, "eta"),
+        (["--prompt", "a", "--timestep-rule", "mine"], 2, "timestep-rule"),
+        (["--prompt", "a", "--strength", "0.5"], 2, "no init image"),
+        (["--prompt", "a", "--weighting", "compel"], 2, "weighting"),
+        (["--prompt", "a", "--long-prompt", "drop"], 2, "long-prompt"),
+        (["--prompt", "a", "--guidance-batching", "x"], 2, "guidance-batching"),
+        (["--prompt", "a", "--safety-adjustment", "2"], 2, "safety_adjustment"),
+        (["--prompt", "a", "--prediction-type", "x0"], 2, "prediction-type"),
+        (["--prompt", "a", "--vae", "absent"], 4, "absent"),
+        (["--prompt", "a", "--unet", "absent"], 4, "absent"),
+        (["--prompt", "a", "--safety-checker", "absent"], 4, "absent"),
+        (["--prompt", "a", "--model", ""], 2, "name"),
         (["--prompt", "a", "--ema"], 2, "EMA"),
         (["--from", "absent.png"], 4, "absent.png"),
         (["--from-file", "absent.txt"], 2, "absent.txt"),
@@ -122,7 +196,7 @@ def test_wrong_input_is_one_line_and_a_code(
     except SystemExit as exc:
         found = exc.code
     error = capsys.readouterr().err.strip()
-    assert found == code and message in error and "\n" not in error
+    assert found == code and message in error and not set(error) & {"\n", "\r"}
     assert not (tmp_path / "out").exists()
 
 
@@ -161,8 +235,13 @@ def test_verify_tells_a_stranger_from_the_published_model(
 ) -> None:
     from multilingual_diffusion.pipeline_core import golden
 
+    assert main(["models", "verify", str(model)]) == 2
+    assert "altdiffusion-m9" in capsys.readouterr().err
     small = golden.GoldenSlice("ddim", 2, 7.5, golden.SLICES[0].values)
     monkeypatch.setattr(golden, "SLICES", (small,))
     monkeypatch.setattr(golden, "SIZE", 64)
-    assert main(["models", "verify", str(model)]) == 1
+    m2 = layouts.write_diffusers_folder(
+        model.parent / "AltDiffusion", "m2", weights="safetensors", null_checkers=True
+    )
+    assert main(["models", "verify", str(m2)]) == 1
     assert "DIFFERS" in capsys.readouterr().out

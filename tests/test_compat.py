@@ -127,6 +127,8 @@ def test_flagai_refusals(place: Path) -> None:
     flagai = predictor(place)
     with pytest.raises(InvalidRequest, match="PLMS"):
         flagai.predict_generate_images("a", plms=True, ddim_eta=0.5)
+    with pytest.raises(InvalidRequest, match="n_iter"):
+        flagai.predict_generate_images("a", n_iter=0)
     with pytest.raises(InvalidRequest, match="factor 8"):
         flagai.predict_generate_images("a", f=4)
     with pytest.raises(UnknownName, match="AltDiffusion-m18"):
@@ -175,6 +177,10 @@ def test_latents_generators_and_callbacks(place: Path) -> None:
     seen: list[int] = []
     pipe("a", callback=lambda step, t, latents: seen.append(step), callback_steps=2, **options)
     assert seen[:2] == [0, 2]
+    with pytest.raises(InvalidRequest, match="callback_steps"):
+        pipe("a", callback=lambda step, t, latents: None, callback_steps=0)
+    unchecked = AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9", safety_checker=None)
+    assert unchecked("a", **options).nsfw_content_detected is None
     pictures, flags = pipe("a", return_dict=False, height=64, width=64, num_inference_steps=2)
     assert flags is None and pictures[0].size == (64, 64)
 

@@ -24,8 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     "images": BASE,
     "loading": BASE | {"text", "safety"},
     "outline": BASE | {"text", "sampling", "safety"},
-    "pipeline": BASE | {"text", "sampling", "vae", "safety", "images", "outline"},
-    "assemble": BASE | {"loading", "text", "sampling", "vae", "safety", "outline", "pipeline"},
+    "grouping": BASE | {"text"},
+    "pipeline": BASE | {"text", "sampling", "vae", "safety", "images", "outline", "grouping"},
+    "sources": BASE | {"loading"},
+    "assemble": BASE
+    | {"loading", "text", "sampling", "vae", "safety", "outline", "pipeline", "sources"},
     "workflow": {"errors"},
 }
 STANDS_ON_TOP = {"compat", "cli", "training", "graft", "compare", "scale", "golden", "commands"}

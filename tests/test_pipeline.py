@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import layouts
 import pytest
 import tiny
 import torch
-from multilingual_diffusion.pipeline_core import ImageRequest, load_pipeline
+from multilingual_diffusion.pipeline_core import ImageRequest, assemble, load_pipeline
 from multilingual_diffusion.pipeline_core.errors import (
     Cancelled,
     InvalidRequest,
@@ -228,8 +229,6 @@ def test_safety_policies(folders: dict[str, Path], m9: TextToImagePipeline) -> N
 def test_a_promised_checker_that_is_not_there_fails(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(folders["checked"], broken)
     shutil.rmtree(broken / "safety_checker")
@@ -241,41 +240,52 @@ def test_a_promised_checker_that_is_not_there_fails(
     assert lent(ImageRequest(prompts=("a",), **SMALL)).policy == "black"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampler": "dimm"}, "did you mean 'ddim'"),
-        ({"schedule": "caras"}, "schedule"),
-        ({"steps": 0}, "steps"),
-        ({"steps": 1000, "sampler": "dpmpp_2m"}, "steps"),
-        ({"steps": 2.5}, "steps"),
-        ({"width": 100}, "multiple of 8"),
-        ({"height": 0}, "height"),
-        ({"width": "512"}, "width"),
-        ({"width": 16384, "height": 16384}, "megapixels"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**64}, "seed"),
-        ({"seed": True}, "seed"),
-        ({"guidance_scale": float("nan")}, "guidance_scale"),
-        ({"guidance_scale": -1.0}, "guidance_scale"),
-        ({"eta": 2.0}, "eta"),
-        ({"eta": 0.5, "sampler": "euler"}, "eta"),
-        ({"strength": 1.5}, "strength"),
-        ({"sigmas": (1.0, 2.0)}, "fall"),
-        ({"sigmas": (1.0,)}, "sigmas"),
-        ({"noise": "gpu"}, "noise"),
-        ({"weighting": "compel"}, "weighting"),
-        ({"long_prompt": "drop"}, "long_prompt"),
-        ({"safety": "maybe"}, "safety"),
-        ({"timestep_rule": "flagai", "sampler": "euler"}, "flagai"),
-        ({"images_per_prompt": 0}, "images_per_prompt"),
-        ({"negative_prompts": ("a", "b", "c")}, "negative"),
-        ({"prompts": ()}, "prompts"),
-        ({"prompts": "a dog"}, "list"),
-        ({"mask": "abc"}, "init image"),
-        ({"vae_tiling": 1}, "vae_tiling"),
-    ],
-)
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"sampler": "dimm"}, "did you mean 'ddim'"),
+    ({"schedule": "caras"}, "schedule"),
+    ({"steps": 0}, "steps"),
+    ({"steps": 1000, "sampler": "dpmpp_2m"}, "steps"),
+    ({"steps": 2.5}, "steps"),
+    ({"width": 100}, "multiple of 8"),
+    ({"height": 0}, "height"),
+    ({"width": "512"}, "width"),
+    ({"width": 16384, "height": 16384}, "megapixels"),
+    ({"seed": -1}, "seed"),
+    ({"seed": 2**64}, "seed"),
+    ({"seed": True}, "seed"),
+    ({"guidance_scale": float("nan")}, "guidance_scale"),
+    ({"guidance_scale": -1.0}, "guidance_scale"),
+    ({"eta": 2.0}, "eta"),
+    ({"eta": 0.5, "sampler": "euler"}, "eta"),
+    ({"strength": 1.5}, "strength"),
+    ({"sigmas": (1.0, 2.0)}, "fall"),
+    ({"sigmas": (1.0,)}, "sigmas"),
+    ({"noise": "gpu"}, "noise"),
+    ({"weighting": "compel"}, "weighting"),
+    ({"long_prompt": "drop"}, "long_prompt"),
+    ({"safety": "maybe"}, "safety"),
+    ({"timestep_rule": "flagai", "sampler": "euler"}, "flagai"),
+    ({"images_per_prompt": 0}, "images_per_prompt"),
+    ({"negative_prompts": ("a", "b", "c")}, "negative"),
+    ({"prompts": ()}, "prompts"),
+    ({"prompts": "a dog"}, "list"),
+    ({"mask": "0" * 64}, "init image"),
+    ({"vae_tiling": 1}, "vae_tiling"),
+    ({"strength": 0.5}, "init image"),
+    ({"timestep_rule": "flagai", "sampler": "ddim", "steps": 3}, "flagai"),
+    ({"prompts": ("(a",)}, "character"),
+    ({"negative_prompts": ("a)",)}, "character"),
+    ({"init_image": "0" * 64}, "give it again"),
+    ({"init_image": 5}, "sha256"),
+    ({"sigmas": 5}, "list"),
+    ({"prompts": 5}, "list"),
+    ({"sampler": ["ddim"]}, "name"),
+    ({"guidance_scale": 10**400}, "guidance_scale"),
+]
+WRONG = [options for options, _ in WRONG_OPTIONS]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS)
 def test_wrong_options_are_one_line(
     m9: TextToImagePipeline, options: dict[str, Any], message: str
 ) -> None:
@@ -284,24 +294,32 @@ def test_wrong_options_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+class WeightsWereRead(Exception):
+    """Raised in place of every loader of weights."""
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise WeightsWereRead
+
+    for name in ("load_text_network", "load_unet_network", "load_vae_network"):
+        monkeypatch.setattr(assemble, name, refuse)
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_wrong_options_fail_before_a_weight_is_read(
-    tmp_path: Path, folders: dict[str, Path]
+    guarded: None, folders: dict[str, Path], options: dict[str, Any]
 ) -> None:
-    def refuse(spec: Any) -> None:
-        raise InvalidRequest("seen")
+    with pytest.raises(InvalidRequest):
+        request = ImageRequest(**{"prompts": ("a",), **options})
+        load_pipeline(folders["m9"], before_loading=lambda outline: outline.complete(request))
 
-    import shutil
 
-    empty = tmp_path / "empty"
-    shutil.copytree(folders["m9"], empty)
-    for path in empty.rglob("*.safetensors"):
-        with open(path, "r+b") as file:  # header stays, data is gone
-            size = int.from_bytes(file.read(8), "little")
-            file.truncate(8 + size)
-    with pytest.raises(PipelineError):
-        load_pipeline(empty)
-    with pytest.raises(UnknownName):
-        load_pipeline(folders["m9"], parts={"nose": "x"})  # type: ignore[dict-item]
+def test_right_options_go_on_to_the_weights(guarded: None, folders: dict[str, Path]) -> None:
+    request = ImageRequest(prompts=("a",))
+    with pytest.raises(WeightsWereRead):
+        load_pipeline(folders["m9"], before_loading=lambda outline: outline.complete(request))
 
 
 def test_mixing_parts(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -310,6 +328,8 @@ def test_mixing_parts(folders: dict[str, Path], tmp_path: Path) -> None:
     assert mixed(ImageRequest(prompts=("a dog",), **SMALL)).pixels.shape == (1, 3, 48, 64)
     with pytest.raises(InvalidRequest, match="numbers a token"):
         load_pipeline(folders["m18"], parts={"unet": plain})
+    with pytest.raises(UnknownName):
+        load_pipeline(folders["m9"], parts={"nose": "x"})  # type: ignore[dict-item]
     encoder = folders["m9"] / "text_encoder"
     own = load_pipeline(folders["m9"], parts={"text_encoder": encoder})
     assert own.spec.name == "altdiffusion-m9" and own.encode(["a dog"]).embeddings.shape[2] == 24

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..values import ImageRequest
 from .generate import paint
-from .options import Subparsers
+from .options import Subparsers, check_folder
 
 _PROMPTS = Path(__file__).parent.parent / "assets" / "demo_prompts.json"
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ..images.grid import make_sheet
     from ..images.png import write_png
 
+    check_folder(args.out)
     rows = json.loads(_PROMPTS.read_text(encoding="utf-8"))
     request = ImageRequest(prompts=tuple(row["prompt"] for row in rows), seed=args.seed)
     start = time.perf_counter()

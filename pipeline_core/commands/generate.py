@@ -13,21 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidRequest
-from ..models.specs import ModelSpec
+from ..errors import FileRefused, InvalidRequest
+from ..ranges import check_whole
 from ..values import CheckedImages, ImageRequest
 from .options import (
     Subparsers,
     add_request_options,
     add_source_options,
+    check_folder,
+    model_folders,
     other_places,
+    recorded_place,
     request_fields,
+    step_bar,
 )
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
+    from ..outline import Outline
     from ..pipeline import TextToImagePipeline
 
 
@@ -66,39 +70,59 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, print a line for each."""
-    from ..images.convert import to_mask, to_pixels
-
     recipe = read_recipe(args.from_picture) if args.from_picture else {}
     request = read_request(args, recipe)
-    if args.batch_size is not None and args.batch_size < 1:
-        raise InvalidRequest(f"--batch-size is {args.batch_size}; it must be at least 1")
-    init_picture, mask_picture = read_pictures(args)
-    pipeline = open_pipeline(args, args.model or _model_of(recipe), request)
-    size = (request.width or pipeline.native_size, request.height or pipeline.native_size)
-    images = paint(
-        pipeline,
-        request,
-        init_image=_fitted(init_picture, size, to_pixels),
-        mask=_fitted(mask_picture, size, to_mask),
-        batch_size=args.batch_size,
-    )
+    check_folder(args.out)
+    if args.batch_size is not None:
+        check_whole("--batch-size", args.batch_size, 1, 4096)
+    from ..images.convert import pixels_digest
+
+    inputs: dict[str, torch.Tensor] = {}
+
+    def check(outline: Outline) -> None:
+        inputs.update(read_pictures(args, request, outline))
+        digests = {name: pixels_digest(pixels) for name, pixels in inputs.items()}
+        outline.complete(request, **digests)
+
+    pipeline = open_pipeline(args, recipe, check)
+    images = paint(pipeline, request, batch_size=args.batch_size, **inputs)
     report(args, images, write(args, images))
     return 0
 
 
 def read_recipe(picture: Path) -> dict[str, Any]:
-    """Return what a picture of ours says of its model and its request (for it alone).
+    """Return what a picture of ours says of its model and its request (of a grid: of all).
 
     Raises:
         FileRefused: no picture, or not one of ours.
+        InvalidRequest: it does not say enough to be made again.
     """
     from ..images.metadata import read_metadata
 
     recipe = read_metadata(picture)
-    request, index = recipe.get("request"), recipe.get("index", 0)
-    if not isinstance(request, dict) or not isinstance(recipe.get("model"), dict):
+    request, model = recipe.get("request"), recipe.get("model")
+    if not isinstance(request, dict) or not isinstance(model, dict):
         raise InvalidRequest(f"{picture.name} does not say how it was made")
-    return {**recipe, "request": ImageRequest.from_metadata(request).single(index).to_metadata()}
+    _check_model(picture, model)
+    if recipe.get("noise") == "given":
+        raise InvalidRequest(
+            f"{picture.name} was made from noise that a program gave; its file does not hold it"
+        )
+    whole = ImageRequest.from_metadata(request)
+    return {**recipe, "request": whole.single(recipe["index"]) if "index" in recipe else whole}
+
+
+_MODEL_FIELDS = {"source": str, "dtype": str, "prediction_type": str, "ema": bool, "parts": dict}
+
+
+def _check_model(picture: Path, model: dict[str, Any]) -> None:
+    wrong = [
+        name
+        for name, kind in _MODEL_FIELDS.items()
+        if not isinstance(model.get(name, kind()), kind)
+    ]
+    if wrong or not model.get("source"):
+        raise FileRefused(f"{picture.name} does not say which model made it: {wrong or 'source'}")
 
 
 def read_request(args: argparse.Namespace, recipe: dict[str, Any]) -> ImageRequest:
@@ -107,7 +131,9 @@ def read_request(args: argparse.Namespace, recipe: dict[str, Any]) -> ImageReque
     Raises:
         InvalidRequest: an option does not fit.
     """
-    fields: dict[str, Any] = {**recipe.get("request", {}), **request_fields(args)}
+    fields: dict[str, Any] = request_fields(args)
+    if recipe:
+        fields = {**recipe["request"].to_metadata(), **fields}
     prompts = [*args.prompt, *(_lines(args.from_file) if args.from_file else ())]
     if prompts:
         fields["prompts"] = prompts
@@ -115,13 +141,14 @@ def read_request(args: argparse.Namespace, recipe: dict[str, Any]) -> ImageReque
         fields["negative_prompts"] = args.negative
     if not fields.get("prompts"):
         raise InvalidRequest("nothing to paint: give --prompt, --from-file or --from")
-    if args.init_image or args.mask:
-        fields["init_image"] = fields["mask"] = None  # their own digests, once they are read
+    for name in ("init_image", "mask"):
+        if getattr(args, name):
+            fields[name] = None  # its own digest, once it is read
+    if args.mask and not args.init_image:
+        raise InvalidRequest("--mask needs --init-image, to keep what it leaves out")
+    if args.init_image and fields.get("mask"):
+        raise InvalidRequest("the picture was painted under a mask; give it again with --mask")
     return ImageRequest(**fields)
-
-
-def _model_of(recipe: dict[str, Any]) -> str:
-    return str(recipe.get("model", {}).get("source") or "nano")
 
 
 def _lines(path: Path) -> list[str]:
@@ -133,63 +160,51 @@ def _lines(path: Path) -> list[str]:
 
 
 def open_pipeline(
-    args: argparse.Namespace, model: str, request: ImageRequest
+    args: argparse.Namespace, recipe: dict[str, Any], check: Callable[[Outline], None]
 ) -> TextToImagePipeline:
-    """Load the model of the options; a wrong request fails before a weight is read."""
+    """Load the model of the options or of a recipe; `check` runs before a weight is read."""
     from ..assemble import load_pipeline
 
+    made = recipe.get("model", {})
+    folders = model_folders(args)
+    parts = {
+        name: recorded_place(folders, place, f"--{name.replace('_', '-')}")
+        for name, place in (made.get("parts") or {}).items()
+    }
+    model = args.model
+    if model is None:
+        model = recorded_place(folders, made["source"], "--model") if recipe else "nano"
     return load_pipeline(
         model,
         device=args.device,
-        dtype=args.dtype,
-        parts=other_places(args) or None,
+        dtype=args.dtype or made.get("dtype") or "auto",
+        parts={**parts, **other_places(args)} or None,
         models_dir=args.models_dir,
         allow_pickle=args.allow_pickle,
-        ema=args.ema,
-        prediction_type=args.prediction_type,
-        before_loading=lambda spec: _check(request, spec),
+        ema=args.ema or made.get("ema") is True,
+        prediction_type=args.prediction_type or made.get("prediction_type"),
+        before_loading=check,
     )
 
 
-def _check(request: ImageRequest, spec: ModelSpec) -> None:
-    from ..sampling import SamplingOptions, check_options
+def read_pictures(
+    args: argparse.Namespace, request: ImageRequest, outline: Outline
+) -> dict[str, torch.Tensor]:
+    """Return the pictures that were given, at the size of the request, by name."""
+    from ..images.convert import open_mask, open_pixels
 
-    check_options(SamplingOptions.from_request(request, spec))
-
-
-def read_pictures(args: argparse.Namespace) -> tuple[Image.Image | None, Image.Image | None]:
-    """Return the init picture and the mask as they lie on disk."""
-    from ..images.convert import open_picture
-
-    if args.mask and not args.init_image:
-        raise InvalidRequest("--mask needs --init-image, to keep what it leaves out")
-    return (
-        open_picture(args.init_image) if args.init_image else None,
-        open_picture(args.mask) if args.mask else None,
-    )
-
-
-def _fitted(
-    picture: Image.Image | None,
-    size: tuple[int, int],
-    convert: Callable[[Image.Image], torch.Tensor],
-) -> torch.Tensor | None:
-    """Return a picture as a tensor at the size of the request."""
-    from PIL.Image import Resampling
-
-    return None if picture is None else convert(picture.resize(size, Resampling.LANCZOS))
+    size = (request.width or outline.native_size, request.height or outline.native_size)
+    pictures: dict[str, torch.Tensor] = {}
+    if args.init_image:
+        pictures["init_image"] = open_pixels(args.init_image, size)
+    if args.mask:
+        pictures["mask"] = open_mask(args.mask, size)
+    return pictures
 
 
 def paint(pipeline: TextToImagePipeline, request: ImageRequest, **inputs: Any) -> CheckedImages:
     """Run the pipeline under a progress bar on standard error."""
-    from tqdm import tqdm
-
-    with tqdm(total=None, unit="step", leave=False, file=sys.stderr) as bar:
-
-        def on_step(step: Any) -> None:
-            bar.total = step.total
-            bar.update(1)
-
+    with step_bar() as on_step:
         return pipeline(request, on_step=on_step, **inputs)
 
 

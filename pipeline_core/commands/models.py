@@ -7,10 +7,14 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..models.folders import ModelFolders
+from ..errors import InvalidRequest
 from ..models.specs import MODELS
-from .options import Subparsers
+from .options import Subparsers, model_folders, step_bar
+
+if TYPE_CHECKING:
+    from ..outline import Outline
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -72,7 +76,7 @@ def _add_models_dir(parser: argparse.ArgumentParser) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Print the known models, then what lies in the models folders."""
-    folders = _folders(args)
+    folders = model_folders(args)
     for spec in MODELS.values():
         where = spec.huggingface_id or spec.modelscope_id or "embedded"
         size = f"{spec.download_bytes / 1e9:.1f} GB" if spec.download_bytes else ""
@@ -121,7 +125,7 @@ def run_download(args: argparse.Namespace) -> int:
     with _byte_bar() as progress:
         path = download(
             args.name,
-            _folders(args).download_folder,
+            model_folders(args).download_folder,
             revision=args.revision,
             progress=progress,
         )
@@ -134,18 +138,24 @@ def run_verify(args: argparse.Namespace) -> int:
     from ..assemble import load_pipeline
     from ..golden import MODEL, SLICES, TOLERANCE, compare
 
+    def check(outline: Outline) -> None:
+        if outline.spec.name != MODEL:
+            raise InvalidRequest(
+                f"{args.path} is {outline.spec.name} by its names; slices are published for {MODEL}"
+            )
+
     pipeline = load_pipeline(
         args.path,
         device=args.device,
         dtype="fp32",
         parts=("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
         allow_pickle=args.allow_pickle,
+        before_loading=check,
     )
-    if pipeline.spec.name != MODEL:
-        print(f"warning: this looks like {pipeline.spec.name}; slices exist for {MODEL} only")
     agreed = True
     for golden in SLICES:
-        found = compare(pipeline, golden)
+        with step_bar() as on_step:
+            found = compare(pipeline, golden, on_step)
         agreed &= found.agrees
         verdict = "agrees" if found.agrees else "DIFFERS"
         print(
@@ -155,16 +165,12 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0 if agreed else 1
 
 
-def _folders(args: argparse.Namespace) -> ModelFolders:
-    return ModelFolders([args.models_dir]) if args.models_dir else ModelFolders()
-
-
 @contextlib.contextmanager
 def _byte_bar() -> Iterator[Callable[[int, int], None]]:
     """Yield a progress function that draws a bar on standard error."""
     from tqdm import tqdm
 
-    with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

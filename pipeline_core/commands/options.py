@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from ..errors import InvalidRequest, ModelNotFound
 from ..models.detection import PartName
+from ..models.folders import ModelFolders
 from ..values import (
     GuidanceBatching,
     LongPrompt,
     NoiseConvention,
     SafetyPolicy,
+    Step,
+    StepCallback,
     TimestepRule,
     Weighting,
 )
@@ -25,7 +33,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", "-m", metavar="NAME|PATH", help="a name, a folder or a file")
     group.add_argument("--models-dir", type=Path, metavar="FOLDER", help="where models lie")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
-    group.add_argument("--dtype", default="auto", help="auto, keep, fp32, bf16, fp16")
+    group.add_argument("--dtype", help="auto, keep, fp32, bf16, fp16")
     group.add_argument("--safety-checker", metavar="PATH", help="a folder that holds a checker")
     group.add_argument("--vae", metavar="PATH", help="take the VAE from another model")
     group.add_argument("--unet", metavar="PATH", help="take the UNet from another model")
@@ -50,6 +58,55 @@ def other_places(args: argparse.Namespace) -> dict[PartName, str | Path]:
         "safety_checker": args.safety_checker,
     }
     return {name: place for name, place in places.items() if place}
+
+
+@contextlib.contextmanager
+def step_bar() -> Iterator[StepCallback]:
+    """Yield a step callback that draws a bar on standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="step", leave=False, file=sys.stderr, disable=None) as bar:
+
+        def on_step(step: Step) -> None:
+            bar.total = step.total
+            bar.update(1)
+
+        yield on_step
+
+
+def model_folders(args: argparse.Namespace) -> ModelFolders:
+    """Return the models folder of the options, or the user's."""
+    return ModelFolders([args.models_dir]) if args.models_dir else ModelFolders()
+
+
+def recorded_place(folders: ModelFolders, name: object, option: str) -> Path:
+    """Return where a model lies that a picture names: inside the models folder and nowhere else.
+
+    Raises:
+        ModelNotFound: it is not there; the text names the option that says where it is.
+    """
+    try:
+        return folders.find_name(str(name))
+    except (InvalidRequest, ModelNotFound) as exc:
+        raise ModelNotFound(
+            f"the picture was made with {str(name)[:100]!r}, which is not in the models folder; "
+            f"say where it is with {option}"
+        ) from exc
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written, before anything is computed.
+
+    Raises:
+        InvalidRequest: saying what is in the way.
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise InvalidRequest(f"--out {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK):
+        raise InvalidRequest(f"--out {folder}: {there} cannot be written")
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:

@@ -10,12 +10,15 @@ Nothing is downloaded: a hub id is looked up in the working folder and in the mo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .diffusers_style import AltDiffusionPipeline, StableDiffusionPipeline
 from .flagai import AutoLoader, Predictor
 from .modelscope import OutputKeys, Tasks, pipeline
 from .own_encoder import XLMRobertaTokenizer
+
+if TYPE_CHECKING:
+    from .own_encoder_base import BertPreTrainedModel
 
 __all__ = [
     "AltDiffusionPipeline",

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,10 +21,11 @@ from ..errors import InvalidRequest
 from ..loading.parts import load_scheduler_config
 from ..models.detection import PartName
 from ..pipeline import TextToImagePipeline
+from ..ranges import check_whole
 from ..sampling import SAMPLERS
 from ..values import CheckedImages, ImageRequest, Step
 from .own_encoder import XLMRobertaTokenizer, own_text_encoder
-from .places import find_place, pick_device, pick_dtype
+from .places import find_place, log_warnings, pick_device, pick_dtype
 
 StepFunction = Callable[[int, int, torch.Tensor], None]
 
@@ -41,7 +42,12 @@ class AltDiffusionPipeline:
     """A model behind the call of diffusers' pipeline; its weights are read at the first use."""
 
     def __init__(
-        self, options: LoadOptions, place: str, own: tuple[XLMRobertaTokenizer, Any] | None
+        self,
+        options: LoadOptions,
+        place: str,
+        own: tuple[XLMRobertaTokenizer, Any] | None,
+        *,
+        checked: bool = True,
     ) -> None:
         from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
@@ -49,6 +55,7 @@ class AltDiffusionPipeline:
         self.place = place
         self.device = torch.device("cpu")
         self._own = own
+        self._checked = checked
         self._pipeline: TextToImagePipeline | None = None
         self._found = options.find(place)
         self.scheduler: Any = PNDMScheduler.from_config(load_scheduler_config(self._found))
@@ -63,6 +70,8 @@ class AltDiffusionPipeline:
         text_encoder: torch.nn.Module | None = None,
         allow_pickle: bool = False,
         models_dir: str | Path | None = None,
+        safety_checker: Literal["own"] | None = "own",
+        feature_extractor: None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         use_auth_token: bool | str | None = None,
@@ -72,6 +81,8 @@ class AltDiffusionPipeline:
         Args:
             tokenizer, text_encoder: an encoder of your own instead of the model's; `tokenizer` is
                 `compat.XLMRobertaTokenizer`, `text_encoder(ids)[0]` gives the states.
+            safety_checker: None goes without (policy `off`); else the model's own runs.
+            feature_extractor: comes with the checker; it does nothing here.
             revision, cache_dir, use_auth_token: of hubs; they do nothing here.
 
         Raises:
@@ -86,7 +97,7 @@ class AltDiffusionPipeline:
             allow_pickle=allow_pickle,
             models_dir=models_dir,
         )
-        return cls(options, find_place(name_or_path), own)
+        return cls(options, find_place(name_or_path), own, checked=safety_checker is not None)
 
     def to(self, device: str | torch.device) -> AltDiffusionPipeline:
         """Run on that device from now on; one that is not there is said and not taken."""
@@ -104,13 +115,14 @@ class AltDiffusionPipeline:
 
     def _load(self) -> TextToImagePipeline:
         dtype = self.options.dtype
+        left_out = ("text_encoder", "tokenizer") if self._own else ()
+        left_out += () if self._checked else ("safety_checker",)
         promised: tuple[PartName, ...] = (*self._found.parts, *self._found.missing)
-        without_text = [name for name in promised if name not in ("text_encoder", "tokenizer")]
         pipeline = load_pipeline(
             self.place,
             device=self.device,
             dtype=pick_dtype(dtype, self.device) if isinstance(dtype, torch.dtype) else dtype,
-            parts=without_text if self._own else None,
+            parts=[name for name in promised if name not in left_out],
             models_dir=self.options.models_dir,
             allow_pickle=self.options.allow_pickle,
         )
@@ -153,6 +165,7 @@ class AltDiffusionPipeline:
         """
         if output_type not in ("pil", "np", "pt"):
             raise InvalidRequest(f"output_type is {output_type!r}; it must be pil, np or pt")
+        check_whole("callback_steps", callback_steps, 1, 1000)
         sampler, config = sampler_of(self.scheduler)
         request = ImageRequest(
             prompts=_texts(prompt),
@@ -165,6 +178,7 @@ class AltDiffusionPipeline:
             guidance_scale=max(1.0, guidance_scale),  # diffusers: guidance acts above 1 only
             eta=eta if SAMPLERS[sampler].takes_eta else 0.0,
             seed=secrets.randbelow(2**32) if seed is None else seed,
+            safety="auto" if self._checked else "off",
             noise="batch" if isinstance(generator, torch.Generator) else "per-image",
         )
         self.pipeline.parts.scheduler_config = config
@@ -174,6 +188,7 @@ class AltDiffusionPipeline:
             generator=generator if isinstance(generator, torch.Generator) else None,
             on_step=_every(callback, callback_steps),
         )
+        log_warnings(images)
         output = AltDiffusionPipelineOutput(_as(images, output_type), _flags(images))
         return output if return_dict else (output.images, output.nsfw_content_detected)
 

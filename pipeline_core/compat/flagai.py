@@ -27,9 +27,10 @@ from ..images.grid import make_grid
 from ..images.png import write_png, write_png_as
 from ..models.detection import PartName
 from ..pipeline import TextToImagePipeline
+from ..ranges import check_whole
 from ..sampling import make_noise
 from ..values import CheckedImages, ImageRequest
-from .places import pick_device, pick_dtype
+from .places import log_warnings, pick_device, pick_dtype
 
 _MODELS = ("AltDiffusion", "AltDiffusion-m9", "AltDiffusion-m18")
 
@@ -147,6 +148,9 @@ class Predictor:
         """
         if plms and ddim_eta:
             raise InvalidRequest(f"ddim_eta is {ddim_eta:g}; PLMS needs 0")
+        check_whole("n_samples", n_samples, 1, 4096)
+        check_whole("n_iter", n_iter, 1, 4096)
+        check_whole("n_rows", n_rows, 0, 4096)
         if (C, f) != (4, 8):
             raise InvalidRequest(f"C is {C} and f is {f}; the models have 4 channels, factor 8")
         base: dict[str, Any] = {
@@ -171,6 +175,7 @@ class Predictor:
             images = self.model.pipeline(request, noise=noise, generator=generator)
             if not skip_save:
                 write_png(Path(outpath) / "samples", images, prefix="", first=0)
+            log_warnings(images)
             done.append(images)
         if not skip_grid:
             grid = make_grid(_together(done), n_rows or n_samples)
@@ -194,8 +199,6 @@ def _free_grid_name(folder: Path) -> Path:
 def _batches(
     prompt: str, from_file: str | Path | None, n_samples: int
 ) -> Iterator[tuple[str, ...]]:
-    if isinstance(n_samples, bool) or n_samples < 1:
-        raise InvalidRequest(f"n_samples is {n_samples}; it must be at least 1")
     if from_file is None:
         yield (prompt,) * n_samples
         return
@@ -203,5 +206,7 @@ def _batches(
         lines = Path(from_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidRequest(f"from_file {from_file} cannot be read: {exc}") from exc
+    if not lines:
+        raise InvalidRequest(f"from_file {from_file} holds no prompt")
     for start in range(0, len(lines), n_samples):
         yield tuple(lines[start : start + n_samples])

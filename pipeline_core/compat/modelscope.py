@@ -61,7 +61,9 @@ class ChineseStableDiffusion:
         options.pop("return_dict", None)
         pictures = self.pipeline(inputs["text"], output_type="pil", **options).images
         return {
-            OutputKeys.OUTPUT_IMGS: [np.asarray(one)[:, :, ::-1] for one in pictures]
+            OutputKeys.OUTPUT_IMGS: [
+                np.ascontiguousarray(np.asarray(one)[:, :, ::-1]) for one in pictures
+            ]
             if as_pictures
             else []
         }
@@ -88,3 +90,7 @@ def pipeline(
         model, torch_dtype=torch_dtype, allow_pickle=allow_pickle, models_dir=models_dir
     )
     return ChineseStableDiffusion(inner.to(device))
+
+
+def _to_bgr(picture: Any) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])

@@ -10,6 +10,7 @@ import torch
 from ..loading.devices import available_devices
 from ..models.folders import ModelFolders
 from ..models.specs import MODELS
+from ..values import CheckedImages
 
 logger = logging.getLogger("multilingual_diffusion")
 
@@ -60,3 +61,9 @@ def pick_dtype(dtype: torch.dtype | None, device: torch.device) -> str | torch.d
         logger.warning("fp16 is not for CPUs: the model takes the best dtype of this one")
         return "auto"
     return dtype
+
+
+def log_warnings(images: CheckedImages) -> None:
+    """Say what went along with the pictures: these call surfaces have no other place for it."""
+    for warning in images.warnings:
+        logger.warning("%s", warning)

@@ -146,7 +146,7 @@ def _fill(plan: PartPlan, device: str | torch.device, dtype: str | torch.dtype) 
     if make_buffers is not None:  # buffers that no file holds
         make_buffers()
     reason = f"{plan.part}: {where.reason}; {how.reason}"
-    logger.debug("%s", reason)
+    logger.info("%s", reason)
     return LoadedPart(plan.network, plan.config, where.device, how.dtype, reason)
 
 
