@@ -1,6 +1,17 @@
-"""The nodes, one file a room; ComfyUI reads the two mappings."""
+"""The nodes, one file a room in the order of the flow; ComfyUI reads the two mappings.
+
+Registering them imports no heavy library: what a node needs is imported when it runs.
+"""
 
 from __future__ import annotations
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+from . import images, latents, loaders, safety, sampler, text, vae
+
+NODES: list[type] = [
+    node for room in (loaders, text, latents, sampler, vae, safety, images) for node in room.NODES
+]
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in NODES}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
+    node.__name__: vars(node)["DISPLAY_NAME"] for node in NODES
+}

@@ -1,0 +1,88 @@
+"""What travels on the pack's own sockets: loaded parts, and what a node needs to use them.
+
+A part is asked for by `ready`, which has the host bring its network to its device, or by `need`;
+both say why where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..pipeline_core.errors import InvalidRequest, PipelineError
+from ..pipeline_core.models.specs import PredictionType
+from . import host
+
+TEXT_ENCODER = "MULTILINGUAL_TEXT_ENCODER"
+UNET = "MULTILINGUAL_UNET"
+VAE = "MULTILINGUAL_VAE"
+SAFETY_CHECKER = "MULTILINGUAL_SAFETY_CHECKER"
+SAFETY_RECORD = "MULTILINGUAL_SAFETY_RECORD"
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPart(Generic[Part]):
+    """One part of a model: `source` is the model's name; `part` is None where `missing` says why.
+
+    `patcher` is what the host's memory management knows the network by.
+    """
+
+    source: str
+    part: Part | None = None
+    missing: str = ""
+    patcher: Any = None
+
+    def need(self) -> Part:
+        """Return the part where it lies.
+
+        Raises:
+            PipelineError: the model has no such part.
+        """
+        if self.part is None:
+            raise PipelineError(self.missing)
+        return self.part
+
+    def ready(self, memory: int = 0) -> Part:
+        """Return the part on its device, with so many bytes free beside it.
+
+        Raises:
+            PipelineError: the model has no such part.
+        """
+        part = self.need()
+        host.check_interrupted()
+        host.bring(self.patcher, memory)
+        return part
+
+
+if TYPE_CHECKING:
+    from ..pipeline_core.sampling import UNetDenoiser
+
+    _LoadedNetwork = LoadedPart[UNetDenoiser]
+else:
+    _LoadedNetwork = LoadedPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedUNet(_LoadedNetwork):
+    """A UNet with what sampling must know of its model."""
+
+    scheduler_config: Mapping[str, Any]
+    prediction_type: PredictionType | None
+    scaling_factor: float
+    native_size: int  # pixels a side
+
+    def known_prediction_type(self) -> PredictionType:
+        """Return what the UNet predicts.
+
+        Raises:
+            InvalidRequest: neither its files nor the user said it.
+        """
+        if self.prediction_type is None:
+            raise InvalidRequest(
+                f"{self.source} does not say what its UNet predicts; choose epsilon or "
+                "v_prediction as prediction_type in its loader"
+            )
+        return self.prediction_type
