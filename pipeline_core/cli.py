@@ -86,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error):  # torch has its own class for accelerators only
+            raise
+        print("error: out of memory; try --batch-size 1, --vae-tiling or less", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("cancelled; nothing half-written was left", file=sys.stderr)
         return 130

@@ -68,3 +68,14 @@ def test_installed_wheel_makes_a_picture(wheel: Path, tmp_path: Path) -> None:
     command = (python, "-m", "multilingual_diffusion", "generate", "--model", model)
     output = call(*command, "--prompt", "a dog", *size, "--safety", "off", cwd=tmp_path)
     assert (tmp_path / output.strip()).is_file()
+
+
+def test_the_comfyui_archive_runs_without_training(tmp_path: Path) -> None:
+    archive = tmp_path / "multilingual_diffusion"
+    left_out = shutil.ignore_patterns(".*", "build", "output", "runs", "tests", "training")
+    shutil.copytree(ROOT, archive, ignore=left_out)
+    command = (sys.executable, "-m", "multilingual_diffusion", "models", "list")
+    listing = call(*command, "--models-dir", tmp_path, cwd=tmp_path)
+    assert "altdiffusion-m18" in listing
+    help_text = call(sys.executable, "-m", "multilingual_diffusion", "--help", cwd=tmp_path)
+    assert "generate" in help_text and "train" not in help_text.split("command")[-1]
