@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import layouts
 import pytest
+import tiny
 import torch
 from multilingual_diffusion.pipeline_core import ImageRequest, detect, load_pipeline
 from multilingual_diffusion.pipeline_core.errors import FileRefused, ModelNotFound
@@ -32,6 +35,19 @@ def single(model: Any, suffix: str = ".safetensors", **options: Any) -> Writer:
     return write
 
 
+def tokenizer_json_only(path: Path) -> Path:
+    """Write m9 with what transformers' fast tokenizer saves, and no sentencepiece model."""
+    from transformers import XLMRobertaTokenizerFast
+
+    layouts.write_diffusers_folder(path, "m9", weights="safetensors")
+    tokenizer: Any = XLMRobertaTokenizerFast.from_pretrained(path / "tokenizer")
+    shutil.rmtree(path / "tokenizer")
+    tokenizer.save_pretrained(path / "tokenizer")
+    (path / "tokenizer" / "sentencepiece.bpe.model").unlink(missing_ok=True)
+    assert (path / "tokenizer" / "tokenizer.json").is_file()
+    return path
+
+
 LAYOUTS: dict[str, tuple[str, Writer]] = {
     "m9 published: .bin": ("m9", folder("m9")),
     "m9 safetensors": ("m9", folder("m9", weights="safetensors")),
@@ -39,6 +55,7 @@ LAYOUTS: dict[str, tuple[str, Writer]] = {
     "m9 null checkers": ("m9", folder("m9", null_checkers=True)),
     "m9 sharded": ("m9", folder("m9", weights="safetensors", sharded=True)),
     "m9 position ids, no pooler": ("m9", folder("m9", position_ids=True, pooler=False)),
+    "m9 tokenizer.json only": ("m9", tokenizer_json_only),
     "m9 single safetensors": ("m9", single("m9")),
     "m9 single ckpt": ("m9", single("m9", ".ckpt")),
     "m9 FlagAI": ("m9", lambda path: layouts.write_flagai_folder(path, "m9")),
@@ -104,9 +121,43 @@ def test_a_converted_file_remembers_which_model_it_is(tmp_path: Path) -> None:
     assert found.spec is not None and found.spec.name == "altdiffusion"
 
 
-def test_half_precision_variant_and_ema(tmp_path: Path, pictures: dict[str, torch.Tensor]) -> None:
-    half = folder("m9", weights="safetensors", fp16_variant=True)(tmp_path / "half")
-    assert (load_pipeline(half)(REQUEST).pixels - pictures["m9"]).abs().max() < 5e-2
+def test_half_precision_variant_is_its_own_values(
+    tmp_path: Path, pictures: dict[str, torch.Tensor]
+) -> None:
+    variant = folder("m9", weights="safetensors", fp16_variant=True)(tmp_path / "variant")
+    plain = folder("m9", weights="safetensors", dtype=torch.float16)(tmp_path / "plain")
+    found = load_pipeline(variant, dtype="fp32")(REQUEST).pixels
+    assert torch.equal(found, load_pipeline(plain, dtype="fp32")(REQUEST).pixels)
+    assert 0 < (found - pictures["m9"]).abs().max() < 5e-2
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize(("version", "model"), [("sd1", "m9"), ("sd2", "m18")])
+def test_a_plain_checkpoint_lends_its_unet_and_vae(
+    version: Any, model: Any, suffix: str, tmp_path: Path, pictures: dict[str, torch.Tensor]
+) -> None:
+    language = folder(model, weights="safetensors")(tmp_path / "language")
+    for part in ("unet", "vae"):
+        shutil.rmtree(language / part)
+    checkpoint = layouts.write_sd_checkpoint(tmp_path / f"sd{suffix}", version)
+    pipeline = load_pipeline(
+        language,
+        parts={"unet": checkpoint, "vae": checkpoint},
+        allow_pickle=True,
+        prediction_type="epsilon",  # what a plain SD2 checkpoint does not say
+    )
+    assert torch.equal(pipeline(REQUEST).pixels, pictures[model])
+
+
+@pytest.mark.parametrize(("version", "size"), [("0.8.0.dev0", 512), ("0.9.0", 256)])
+def test_native_size_where_early_configs_say_32(version: str, size: int, tmp_path: Path) -> None:
+    path = folder("m9", weights="safetensors", sample_size=32)(tmp_path / "m9")
+    config = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
+    tiny.write_json(path / "unet" / "config.json", {**config, "_diffusers_version": version})
+    assert load_pipeline(path).native_size == size
+
+
+def test_averaged_weights(tmp_path: Path, pictures: dict[str, torch.Tensor]) -> None:
     path = single("m9", ema="model_ema")(tmp_path / "ema")
     assert torch.equal(load_pipeline(path)(REQUEST).pixels, pictures["m9"])
     assert not torch.equal(load_pipeline(path, ema=True)(REQUEST).pixels, pictures["m9"])
