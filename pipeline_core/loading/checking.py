@@ -1,21 +1,27 @@
 """`check(path)`: what lies there, which tensors are missing, extra, misshaped or not finite.
 
 Names and shapes are compared with the networks built on the meta device; of the data only a sample
-is read. A broken part is a line in the report, not an error.
+is read. The small files are opened as a run opens them. A broken part is a line in the report, not
+an error.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import PipelineError
 from ..models.detect import detect
-from ..models.detection import Detection, PartName
+from ..models.detection import PARTS, Detection, PartFiles, PartName
+from ..models.strict_json import read_json
+from ..safety.preprocess import Preprocessing
+from ..text.tokenizers import open_tokenizer
+from .parts import load_scheduler_config
 from .pickles import list_pickle_tensors
-from .plans import PartPlan, plan_safety_checker, plan_text_encoder, plan_unet, plan_vae
+from .plans import PLANNERS
 from .tensors import TensorSource
 
 SAMPLE = 4096  # values of each tensor that are looked at
@@ -24,7 +30,7 @@ SHOWN = 5  # names of a kind in the text
 
 @dataclass(frozen=True, kw_only=True)
 class PartReport:
-    """One network: names as the file writes them, empty where all is well."""
+    """One part: names as the file writes them, empty where all is well, as all of small parts."""
 
     part: PartName
     files: tuple[str, ...]
@@ -79,41 +85,65 @@ def check(path: Path | str, *, allow_pickle: bool = False, all_values: bool = Fa
         FileRefused: it cannot be told what lies there, or only by opening a pickle.
     """
     found = detect(path, list_tensors=list_pickle_tensors if allow_pickle else None)
-    planners: dict[PartName, Callable[[], PartPlan]] = {
-        "text_encoder": lambda: plan_text_encoder(found, allow_pickle=allow_pickle),
-        "unet": lambda: plan_unet(found, allow_pickle=allow_pickle),
-        "vae": lambda: plan_vae(found, allow_pickle=allow_pickle),
-        "safety_checker": lambda: plan_safety_checker(found, allow_pickle=allow_pickle),
-    }
+    there = {*found.parts, "scheduler"}  # a single file notes its values, or its model's are taken
+    missing = found.missing
+    if "text_encoder" in there and "tokenizer" not in {*there, *missing}:
+        missing += ("tokenizer",)
     return CheckReport(
         path=found.path,
         layout=found.layout,
         model=found.spec.name if found.spec else None,
         reasons=found.reasons,
         absent=found.absent,
-        missing=found.missing,
+        missing=missing,
         has_ema=found.has_ema,
         parts=tuple(
-            _report(found, part, plan, SAMPLE if not all_values else None)
-            for part, plan in planners.items()
-            if part in found.parts
+            _report(found, part, allow_pickle, None if all_values else SAMPLE)
+            for part in PARTS
+            if part in there
         ),
     )
 
 
-def _report(
-    found: Detection, part: PartName, make_plan: Callable[[], PartPlan], sample: int | None
-) -> PartReport:
-    files = tuple(path.name for path in found.parts[part].weights)
+def _report(found: Detection, part: PartName, allow_pickle: bool, sample: int | None) -> PartReport:
     try:
-        plan = make_plan()
+        if part in PLANNERS:
+            return _report_network(found, part, allow_pickle, sample)
+        if part == "tokenizer":
+            _try_tokenizer(found)
+        else:
+            load_scheduler_config(found)
     except PipelineError as exc:
-        return PartReport(part=part, files=files, problem=str(exc))
+        return PartReport(part=part, files=_file_names(found, part), problem=str(exc))
+    return PartReport(part=part, files=_file_names(found, part))
+
+
+def _file_names(found: Detection, part: PartName) -> tuple[str, ...]:
+    files = found.parts.get(part, PartFiles())
+    paths = [*files.weights, *files.extra.values()]
+    if part == "scheduler" and files.config:
+        paths.append(files.config)
+    return tuple(path.name for path in paths)
+
+
+def _try_tokenizer(found: Detection) -> None:
+    tokenizer = open_tokenizer(next(iter(found.parts["tokenizer"].extra.values())))
+    tokenizer.tokenize("a")
+
+
+def _report_network(
+    found: Detection, part: PartName, allow_pickle: bool, sample: int | None
+) -> PartReport:
+    plan = PLANNERS[part](found, allow_pickle=allow_pickle)
+    preprocessor = found.parts[part].extra.get("preprocessor")
+    if preprocessor is not None:
+        network: Any = plan.network
+        Preprocessing.from_config(read_json(preprocessor)).check_fits(network.image_size)
     match, source = plan.match, plan.source
     infos = [source.tensors[name] for name in match.found.values()]
     return PartReport(
         part=part,
-        files=files,
+        files=_file_names(found, part),
         tensors=len(plan.wanted),
         parameters=plan.parameters,
         nbytes=sum(info.nbytes for info in infos),
@@ -142,9 +172,11 @@ def _lines(report: CheckReport) -> Iterator[str]:
     yield f"{report.path}: {report.layout} layout, {report.model or 'no model of ours'}"
     yield from (f"  {reason}" for reason in report.reasons)
     for part in report.parts:
-        yield f"{part.part}: {'ok' if part.ok else 'NOT OK'}, {', '.join(part.files)}"
+        files = ", ".join(part.files) or "no file of its own"
+        yield f"{part.part}: {'ok' if part.ok else 'NOT OK'}, {files}"
         if part.problem:
             yield f"  {part.problem}"
+        if not part.tensors:
             continue
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in part.dtypes.items())
         yield (
@@ -163,6 +195,6 @@ def _lines(report: CheckReport) -> Iterator[str]:
                 more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
                 yield f"  {len(names)} {kind}: {', '.join(names[:SHOWN])}{more}"
     yield from (f"{part}: declared absent" for part in report.absent)
-    yield from (f"{part}: MISSING, though the model's index names it" for part in report.missing)
+    yield from (f"{part}: MISSING; the model needs it" for part in report.missing)
     if report.has_ema:
         yield "averaged (EMA) weights of the UNet are there too (--ema takes them)"
