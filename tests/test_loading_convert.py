@@ -10,6 +10,7 @@ import layouts
 import pytest
 import torch
 from multilingual_diffusion.pipeline_core.errors import (
+    Cancelled,
     FileRefused,
     InvalidRequest,
     PipelineError,
@@ -186,17 +187,45 @@ def test_wrong_requests_are_refused_before_anything_is_written(tmp_path: Path) -
     source = layouts.write_sd_checkpoint(tmp_path / "sd1.ckpt")
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (InvalidRequest, "exists", {"dst": source}),
-        (InvalidRequest, "not a folder", {"dst": tmp_path / "no" / "where"}),
+        (InvalidRequest, "notes.txt is not a folder", {"dst": tmp_path / "notes.txt" / "a" / "b"}),
+        (InvalidRequest, "inside its source", {"dst": source / "new"}),
         (InvalidRequest, "must be named .safetensors", {"layout": "single"}),
         (UnknownName, "did you mean 'fp16'", {"dtype": "f16"}),
         (UnknownName, "did you mean 'single'", {"layout": "singel"}),
         (FileRefused, "--allow-pickle", {}),
         (InvalidRequest, "no averaged", {"allow_pickle": True, "ema": True}),
     ]
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     for error, text, options in cases:
         with pytest.raises(error, match=text):
             convert(source, options.pop("dst", tmp_path / "new"), **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["sd1.ckpt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"sd1.ckpt", "notes.txt"}
+
+
+def test_nothing_is_written_into_the_source(tmp_path: Path) -> None:
+    source = layouts.write_diffusers_folder(tmp_path / "m9", weights="safetensors")
+    (tmp_path / "link").symlink_to(source)
+    for target in (source / "sub", source / "a" / ".." / "b" / "c", tmp_path / "link" / "new"):
+        with pytest.raises(InvalidRequest, match="inside its source"):
+            convert(source, target)
+    beside = convert(source, tmp_path / "m9-new")  # the same beginning of a name is another folder
+    assert beside.path.is_dir()
+
+
+def test_missing_parents_are_made_and_go_again_if_it_fails(tmp_path: Path) -> None:
+    source = layouts.write_sd_checkpoint(tmp_path / "sd1.safetensors")
+    report = convert(source, tmp_path / "a" / "b" / "new.safetensors", layout="single")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new.safetensors"]
+    assert report.path.is_file()
+
+    def stop(done: int, total: int) -> None:
+        raise Cancelled("stopped by the user")
+
+    for parent in (tmp_path / "a" / "c", tmp_path / "d"):
+        with pytest.raises(Cancelled):
+            convert(source, parent / "e" / "new", progress=stop)
+        assert not parent.exists()
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_an_incomplete_model_is_not_converted(tmp_path: Path) -> None:

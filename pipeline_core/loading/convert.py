@@ -7,6 +7,7 @@ What this pack does not use of a text encoder is kept, since other tools need it
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import secrets
 import shutil
@@ -27,7 +28,7 @@ from .matching import check_match
 from .outputs import folder_outputs, single_outputs
 from .parts import SCHEDULER_NOTE, load_scheduler_config
 from .pickles import list_pickle_tensors
-from .plans import PartPlan, plan_safety_checker, plan_text_encoder, plan_unet, plan_vae
+from .plans import PLANNERS, PartPlan, plan_unet
 from .writing import Output, write_safetensors
 
 ConvertedDtype = Literal["keep", "fp32", "bf16", "fp16"]
@@ -67,11 +68,11 @@ def convert(
     """Write a model anew, its licence beside it; nothing stays if anything fails.
 
     Raises:
-        InvalidRequest: the destination exists, or a choice is unknown.
+        InvalidRequest: the destination exists or lies in the source, or a choice is unknown.
         ModelNotFound, FileRefused, WeightsMismatch: the source is no whole model.
         PipelineError: the disk is full or not writable.
     """
-    target = _check_choices(Path(dst), dtype, layout)
+    target = _check_choices(Path(src), Path(dst), dtype, layout)
     found = detect(src, list_tensors=list_pickle_tensors if allow_pickle else None)
     plans = _plan(found, layout, allow_pickle=allow_pickle, ema=ema)
     make_outputs = folder_outputs if layout == "folder" else single_outputs
@@ -93,7 +94,7 @@ def convert(
     return ConvertReport(target, tuple(plan.part for plan in plans), total, tuple(notes))
 
 
-def _check_choices(target: Path, dtype: str, layout: str) -> Path:
+def _check_choices(source: Path, target: Path, dtype: str, layout: str) -> Path:
     if dtype not in ("keep", *DTYPES):
         raise UnknownName("dtype", dtype, ("keep", *DTYPES))
     if layout not in ("folder", "single"):
@@ -102,22 +103,27 @@ def _check_choices(target: Path, dtype: str, layout: str) -> Path:
         raise InvalidRequest(f"{target} exists; give a name that is free")
     if layout == "single" and target.suffix != ".safetensors":
         raise InvalidRequest(f"{target}: a single file must be named .safetensors")
-    if not target.parent.is_dir():
-        raise InvalidRequest(f"{target.parent} is not a folder; make it first")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise InvalidRequest(f"{target} lies inside its source {source}; choose a place beside it")
+    if not _existing_parent(target).is_dir():
+        raise InvalidRequest(f"{_existing_parent(target)} is not a folder; choose another place")
     return target
+
+
+def _existing_parent(target: Path) -> Path:
+    return next(parent for parent in target.absolute().parents if parent.exists())
 
 
 def _plan(found: Detection, layout: str, *, allow_pickle: bool, ema: bool) -> list[PartPlan]:
     """Return the plans of all networks to be written, each known to be whole."""
-    planners: dict[PartName, Callable[[], PartPlan]] = {
-        "text_encoder": lambda: plan_text_encoder(found, allow_pickle=allow_pickle),
-        "unet": lambda: plan_unet(found, allow_pickle=allow_pickle, ema=ema),
-        "vae": lambda: plan_vae(found, allow_pickle=allow_pickle),
-        "safety_checker": lambda: plan_safety_checker(found, allow_pickle=allow_pickle),
-    }
+    planners = {**PLANNERS, "unet": functools.partial(plan_unet, ema=ema)}
     if layout == "single":
         del planners["safety_checker"]
-    plans = [plan() for part, plan in planners.items() if part in found.parts]
+    plans = [
+        plan(found, allow_pickle=allow_pickle)
+        for part, plan in planners.items()
+        if part in found.parts
+    ]
     for plan in plans:
         check_match(plan.match, plan.part, plan.source.where)
     return plans
@@ -180,19 +186,23 @@ def _count_bytes(total: int, progress: Progress | None) -> OnTensor:
 
 
 def _check_space(target: Path, total: int) -> None:
-    free = shutil.disk_usage(target.parent).free
+    free = shutil.disk_usage(_existing_parent(target)).free
     if free < total:
         raise PipelineError(
-            f"{target.parent} has {free / 1e9:.1f} GB free; {total / 1e9:.1f} GB are needed"
+            f"the disk of {target} has {free / 1e9:.1f} GB free; {total / 1e9:.1f} GB are needed"
         )
 
 
 @contextlib.contextmanager
 def _partial_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside the target; it is gone afterwards, whatever happens."""
+    """Yield a new folder beside the target; it is gone afterwards, whatever happens.
+
+    So are the parents that were made for it, unless the target lies in them by then.
+    """
     folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    new_parents = [parent for parent in target.parents if not parent.exists()]  # deepest first
     try:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         yield folder
     except OSError as exc:
         raise PipelineError(
@@ -200,6 +210,9 @@ def _partial_folder(target: Path) -> Iterator[Path]:
         ) from exc
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in new_parents:
+            with contextlib.suppress(OSError):  # not empty: it holds the target
+                parent.rmdir()
 
 
 def _move_in_place(folder: Path, target: Path, layout: str) -> None:
