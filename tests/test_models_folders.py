@@ -73,6 +73,14 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     assert safe_join(tmp_path / "alias", "x").parent == tmp_path / "alias"
 
 
+def test_a_link_to_another_drive_is_refused(tmp_path, monkeypatch):
+    """Windows' drives share no path; neither do an absolute and a relative one here."""
+    real = {str(tmp_path): "/models", str(tmp_path / "link"): "D:models"}
+    monkeypatch.setattr(folders.os.path, "realpath", lambda path: real[str(path)])
+    with pytest.raises(InvalidRequest, match="through a link"):
+        safe_join(tmp_path, "link")
+
+
 def test_models_are_listed_and_found(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "NANO_FOLDER", tmp_path / "no-nano")
     first, second = tmp_path / "first", tmp_path / "second"

@@ -47,9 +47,7 @@ def safe_join(root: Path, name: str) -> Path:
         if fault:
             raise InvalidRequest(f"the name {shown}: {fault}; use a plain relative name")
     path = root / name
-    real_root = os.path.realpath(root)
-    real_path = os.path.realpath(path)
-    if os.path.commonpath([real_root, real_path]) != real_root:
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise InvalidRequest(f"the name {shown} leads out of {root} through a link")
     return path
 
