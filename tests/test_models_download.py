@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import signal
@@ -252,6 +253,60 @@ def test_no_server(tmp_path, monkeypatch):
     with pytest.raises(DownloadError, match="stopped: ") as error:
         download(NAME, tmp_path, endpoint="http://127.0.0.1:9")
     assert "\n" not in str(error.value)
+
+
+MODELSCOPE_CLIENT = {
+    "__init__.py": "",
+    "hub/__init__.py": "",
+    "hub/errors.py": "class FileIntegrityError(Exception):\n    pass\n",
+    "hub/snapshot_download.py": """
+import shutil
+from pathlib import Path
+
+SOURCE = FAILURE = None
+
+
+def snapshot_download(model_id, revision=None, local_dir=None):
+    shutil.copytree(SOURCE, local_dir, dirs_exist_ok=True)
+    if FAILURE:
+        (Path(local_dir) / "model_index.json").unlink()
+        raise FAILURE
+""",
+}
+
+
+@pytest.fixture
+def modelscope(tmp_path, monkeypatch):
+    """Return a stand-in for ModelScope's client, which brings half a model where it fails."""
+    for name, text in MODELSCOPE_CLIENT.items():
+        path = tmp_path / "client" / "modelscope" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "client")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "modelscope"]:
+        monkeypatch.delitem(sys.modules, name)
+    client = importlib.import_module("modelscope.hub.snapshot_download")
+    client.SOURCE = layouts.write_modelscope_folder(tmp_path / "published")
+    yield client
+    for name in [name for name in sys.modules if name.partition(".")[0] == "modelscope"]:
+        del sys.modules[name]
+
+
+def test_modelscope_download_and_its_failures(modelscope, tmp_path):
+    models, name = tmp_path / "models", "chinese-stable-diffusion"
+    integrity = importlib.import_module("modelscope.hub.errors").FileIntegrityError
+    for failure in (OSError("connection reset\nby peer"), integrity("sha256 differs")):
+        modelscope.FAILURE = failure
+        with pytest.raises(DownloadError, match=r"of damo/.* stopped: .*run the command again"):
+            download(name, models)
+        assert leftovers(models) == [f".{name}.incomplete"]
+    modelscope.FAILURE = None
+    target = download(name, models)
+    assert leftovers(models) == [name] and detect(target).spec.name == name
+    assert json.loads((target / "download.json").read_text())["repository"].startswith("damo/")
+    assert "modelscope.cn" in (target / "NOTICE-licence.txt").read_text()
+    modelscope.FAILURE = OSError("not asked again")
+    assert download(name, models) == target
 
 
 def test_modelscope_needs_its_client(tmp_path):

@@ -122,7 +122,10 @@ def _record(repository: Repository, revision: str | None, files: list[str]) -> d
 def _from_modelscope(
     spec: ModelSpec, target: Path, temporary: Path, revision: str | None
 ) -> dict[str, Any] | None:
-    """As `_from_huggingface`; ModelScope's client resumes and checks sha256 by itself."""
+    """As `_from_huggingface`, by ModelScope's client.
+
+    It resumes, and checks the sha256 that its hub lists for each file (its FileIntegrityError).
+    """
     record = {"repository": spec.modelscope_id, "revision": revision}
     if _is_there(target, record):
         return None
@@ -137,9 +140,10 @@ def _from_modelscope(
             'pip install "comfyui-multilingual-diffusion[modelscope]"'
         ) from exc
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    failures = tuple(kind for kind in kinds if issubclass(kind, Exception))
     try:
         snapshot_download(spec.modelscope_id, revision=revision, local_dir=str(temporary))
-    except tuple(kind for kind in kinds if issubclass(kind, Exception)) as exc:
+    except (*failures, OSError) as exc:  # requests' errors are OSErrors; so is a full disk
         raise stopped(spec, exc) from exc
     return record
 
