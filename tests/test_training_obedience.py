@@ -1,0 +1,69 @@
+"""What the shipped nano can do: its size, its checker, and a small sample of its obedience."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from multilingual_diffusion.pipeline_core import load_pipeline
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
+from multilingual_diffusion.pipeline_core.training.evaluation import (
+    ObedienceTest,
+    measure_obedience,
+    obedience_prompts,
+)
+from multilingual_diffusion.pipeline_core.training.nano.export import LIMIT
+from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES
+from multilingual_diffusion.pipeline_core.training.world.drawing import draw
+from multilingual_diffusion.pipeline_core.training.world.scene import (
+    is_held_out,
+    random_hazard_scene,
+    random_scene,
+)
+from multilingual_diffusion.pipeline_core.values import Images
+
+LEAST_BACKGROUND = 0.5  # of 36 pictures; chance is 0.1
+LEAST_COLOUR = 0.3
+
+pytestmark = pytest.mark.skipif(
+    not (NANO_FOLDER / "unet").is_dir(), reason="nano is not in this checkout"
+)
+
+
+def test_all_files_together_are_small() -> None:
+    files = [path for path in NANO_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= LIMIT
+    assert not [path for path in files if path.suffix in (".bin", ".ckpt", ".pt")]
+
+
+def test_the_checker_flags_the_reserved_sign_and_nothing_else() -> None:
+    checker = load_pipeline("nano", parts=("safety_checker",)).parts.safety_checker
+    assert checker is not None
+    rng, count = random.Random(5), 60
+    signs = draw([random_hazard_scene(rng) for _ in range(count)], range(count))
+    others = draw([random_scene(rng, split="any") for _ in range(count)], range(count))
+    assert sum(verdict.flagged for verdict in checker.score(Images(signs))) >= count - 1
+    assert sum(verdict.flagged for verdict in checker.score(Images(others))) <= 1
+
+
+def test_prompts_of_a_measurement_are_what_they_say() -> None:
+    held_out = obedience_prompts(ObedienceTest(prompts="held-out", languages=("en",), count=30))
+    for item in held_out:
+        if item.claims.background is not None:
+            assert any(
+                is_held_out(t.shape or "", t.colour or "", item.claims.background)
+                for t in item.claims.things
+            )
+    test = ObedienceTest(languages=("en", "zh"), count=3)
+    assert obedience_prompts(test) == obedience_prompts(test)
+    trained = {item.template for item in obedience_prompts(test)}
+    other = ObedienceTest(prompts="phrasings", languages=("en", "zh"), count=3)
+    assert trained.isdisjoint({item.template for item in obedience_prompts(other)})
+
+
+def test_pictures_obey_prompts_in_every_language() -> None:
+    pipeline = load_pipeline("nano", dtype="fp32", parts=("text_encoder", "unet", "vae"))
+    test = ObedienceTest(languages=LANGUAGES, count=2, steps=10)
+    tally = measure_obedience(pipeline, test)
+    assert tally.overall("background").share >= LEAST_BACKGROUND
+    assert tally.overall("colour").share >= LEAST_COLOUR
