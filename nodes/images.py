@@ -11,7 +11,7 @@ import torch
 
 from ..pipeline_core.errors import InvalidRequest
 from . import host
-from .conversions import to_images
+from .conversions import log_warnings, to_images
 from .sockets import SAFETY_RECORD
 
 if TYPE_CHECKING:
@@ -134,10 +134,23 @@ def _write(
     name = expand_prefix(
         prefix, width=width, height=height, workflow=parse_api(prompt) if prompt else None
     )
-    text: dict[str, Any] = {}
-    if host.writes_metadata():
-        text = {**({"prompt": prompt} if prompt else {}), **(extra_pnginfo or {})}
+    graph = {**({"prompt": prompt} if prompt else {}), **(extra_pnginfo or {})}
+    text = _fitting(graph) if host.writes_metadata() else {}
     return write_png(folder, images, prefix=name, host_text=text)
+
+
+def _fitting(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the graph can be written: a picture is worth more than its metadata."""
+    from ..pipeline_core.images.metadata import to_host_text
+
+    fitting: dict[str, Any] = {}
+    for key, value in graph.items():
+        try:
+            to_host_text(key, value)
+            fitting[key] = value
+        except InvalidRequest as exc:
+            log_warnings([f"the picture is saved without its {key}: {exc}"])
+    return fitting
 
 
 def _shown(paths: list[Path], folder: Path, kind: str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.ranges import MAX_PIXELS, MAX_SIDE
 from ..pipeline_core.values import Latents
 from .conversions import check_choice, to_comfy_latent
-from .sockets import UNET, LoadedUNet
+from .sockets import UNET, SocketUNet
 
 SHAPES: dict[str, tuple[int, int] | None] = {
     "custom": None,
@@ -70,7 +70,7 @@ class MultilingualEmptyLatent:
         }
 
     def execute(
-        self, shape: str, width: int, height: int, batch_size: int, unet: LoadedUNet | None = None
+        self, shape: str, width: int, height: int, batch_size: int, unet: SocketUNet | None = None
     ) -> tuple[dict[str, Any], int, int]:
         check_choice("shape", shape, list(SHAPES))
         ratio = SHAPES[shape]

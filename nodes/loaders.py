@@ -11,7 +11,7 @@ import torch
 from ..pipeline_core.models.specs import PredictionType
 from . import host
 from .conversions import check_choice
-from .sockets import SAFETY_CHECKER, TEXT_ENCODER, UNET, VAE, LoadedPart, LoadedUNet
+from .sockets import SAFETY_CHECKER, TEXT_ENCODER, UNET, VAE, SocketPart, SocketUNet
 
 if TYPE_CHECKING:
     from ..pipeline_core.models.detection import Detection, PartName
@@ -92,7 +92,7 @@ class MultilingualModelLoader:
         names = ("device", "dtype", "prediction_type", "allow_pickle", "ema")
         return {"required": {"model": _model_input()}, "optional": _common_inputs(*names)}
 
-    def execute(self, model: str, **options: Any) -> tuple[LoadedPart[Any], ...]:
+    def execute(self, model: str, **options: Any) -> tuple[SocketPart[Any], ...]:
         return _load(model, ("text_encoder", "unet", "vae", "safety_checker"), **options)
 
 
@@ -115,7 +115,7 @@ class MultilingualTextEncoderLoader:
             "optional": _common_inputs("device", "dtype", "allow_pickle"),
         }
 
-    def execute(self, model: str, **options: Any) -> tuple[LoadedPart[Any], ...]:
+    def execute(self, model: str, **options: Any) -> tuple[SocketPart[Any], ...]:
         return _load(model, ("text_encoder",), only=True, **options)
 
 
@@ -136,7 +136,7 @@ class MultilingualUNetLoader:
         names = ("device", "dtype", "prediction_type", "allow_pickle", "ema")
         return {"required": {"model": _model_input("unet")}, "optional": _common_inputs(*names)}
 
-    def execute(self, model: str, **options: Any) -> tuple[LoadedPart[Any], ...]:
+    def execute(self, model: str, **options: Any) -> tuple[SocketPart[Any], ...]:
         return _load(model, ("unet",), only=True, **options)
 
 
@@ -159,7 +159,7 @@ class MultilingualVAELoader:
             "optional": _common_inputs("device", "dtype", "allow_pickle"),
         }
 
-    def execute(self, model: str, **options: Any) -> tuple[LoadedPart[Any], ...]:
+    def execute(self, model: str, **options: Any) -> tuple[SocketPart[Any], ...]:
         return _load(model, ("vae",), only=True, **options)
 
 
@@ -182,7 +182,7 @@ class MultilingualSafetyCheckerLoader:
             "optional": _common_inputs("device", "dtype", "allow_pickle"),
         }
 
-    def execute(self, model: str, **options: Any) -> tuple[LoadedPart[Any], ...]:
+    def execute(self, model: str, **options: Any) -> tuple[SocketPart[Any], ...]:
         return _load(model, ("safety_checker",), only=True, **options)
 
 
@@ -196,7 +196,7 @@ def _load(
     prediction_type: PredictionType | Literal["auto"] = "auto",
     allow_pickle: bool = False,
     ema: bool = False,
-) -> tuple[LoadedPart[Any], ...]:
+) -> tuple[SocketPart[Any], ...]:
     """Load parts of a model; one that it lacks is an error where it is the `only` one."""
     from ..pipeline_core.assemble import LoadOptions, load_pipeline
 
@@ -224,7 +224,7 @@ def _load(
 def _wrap(
     part: PartName, pipeline: TextToImagePipeline, detection: Detection, place: host.Place,
     dtype: str,
-) -> LoadedPart[Any]:  # fmt: skip
+) -> SocketPart[Any]:  # fmt: skip
     loaded = getattr(pipeline.parts, part)
     fields: dict[str, Any] = {"source": pipeline.source, "part": loaded}
     if loaded is None:
@@ -233,8 +233,8 @@ def _wrap(
         _settle(loaded.network, place, dtype)
         fields["patcher"] = host.make_patcher(loaded.network, place)
     if part != "unet":
-        return LoadedPart(**fields)
-    return LoadedUNet(
+        return SocketPart(**fields)
+    return SocketUNet(
         **fields,
         scheduler_config=pipeline.parts.scheduler_config,
         prediction_type=pipeline.parts.prediction_type,

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.values import SafetyPolicy
 from . import host
 from .conversions import check_choice, log_warnings, to_comfy_image, to_images
-from .sockets import SAFETY_CHECKER, SAFETY_RECORD, LoadedPart
+from .sockets import SAFETY_CHECKER, SAFETY_RECORD, SocketPart
 
 if TYPE_CHECKING:
     from ..pipeline_core.safety.checker import SafetyChecker
@@ -68,13 +69,15 @@ class MultilingualSafetyCheck:
     def execute(
         self,
         images: torch.Tensor,
-        safety_checker: LoadedPart[SafetyChecker],
+        safety_checker: SocketPart[SafetyChecker],
         policy: Any,
         adjustment: float,
     ) -> tuple[torch.Tensor, list[bool], list[float], torch.Tensor, dict[str, Any]]:
         from ..pipeline_core.safety.policy import check
 
         check_choice("policy", policy, POLICIES)
+        if not -1 <= adjustment <= 1:  # NaN too, under which no score could flag
+            raise InvalidRequest(f"adjustment is {adjustment}; it must lie in -1..1")
         checker = None if policy == "off" else safety_checker.ready()
         checked = check(to_images(images), checker, policy, adjustment=adjustment)
         log_warnings(checked.warnings)

@@ -22,7 +22,7 @@ from .conversions import (
     seeds_of,
     to_comfy_latent,
 )
-from .sockets import UNET, LoadedUNet
+from .sockets import UNET, SocketUNet
 
 if TYPE_CHECKING:
     from ..pipeline_core.sampling import SamplingOptions
@@ -102,7 +102,7 @@ class MultilingualSampler:
 
     def execute(
         self,
-        unet: LoadedUNet,
+        unet: SocketUNet,
         positive: Sequence[Any],
         negative: Sequence[Any],
         latent_image: Mapping[str, Any],
@@ -123,12 +123,11 @@ class MultilingualSampler:
 
 
 class MultilingualSamplerAdvanced:
-    """Run a part of the schedule, with noise added or left over; for passes that follow each
-    other."""
+    """Run a part of the schedule, with noise added or left over, or explicit sigmas."""
 
     DISPLAY_NAME = "Multilingual Sampler (Advanced)"
     CATEGORY = "multilingual/sampling"
-    DESCRIPTION = "Run a part of the schedule, with noise added or left over, or explicit sigmas."
+    DESCRIPTION = __doc__
     SEARCH_ALIASES = ["KSampler Advanced", "start step", "leftover noise", "sigmas"]
     RETURN_TYPES = ("LATENT", "SIGMAS")
     RETURN_NAMES = ("latent", "sigmas")
@@ -194,7 +193,7 @@ class MultilingualSamplerAdvanced:
 
     def execute(
         self,
-        unet: LoadedUNet,
+        unet: SocketUNet,
         positive: Sequence[Any],
         negative: Sequence[Any],
         latent_image: Mapping[str, Any],
@@ -223,7 +222,7 @@ def _options(latent: Mapping[str, Any], seed: int, **fields: Any) -> SamplingOpt
 
 
 def _sample(
-    unet: LoadedUNet,
+    unet: SocketUNet,
     positive: Sequence[Any],
     negative: Sequence[Any],
     latent: Mapping[str, Any],
@@ -255,7 +254,7 @@ def _init(latents: Latents, mask: torch.Tensor | None, options: SamplingOptions)
     return latents if part or mask is not None or bool(latents.samples.any()) else None
 
 
-def _levels(unet: LoadedUNet, options: SamplingOptions) -> torch.Tensor:
+def _levels(unet: SocketUNet, options: SamplingOptions) -> torch.Tensor:
     """Return the noise levels of a run as SIGMAS: one a step, and what is left."""
     from ..pipeline_core.sampling.plan import make_plan
 

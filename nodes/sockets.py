@@ -24,7 +24,7 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedPart(Generic[Part]):
+class SocketPart(Generic[Part]):
     """One part of a model: `source` is the model's name; `part` is None where `missing` says why.
 
     `patcher` is what the host's memory management knows the network by.
@@ -60,13 +60,13 @@ class LoadedPart(Generic[Part]):
 if TYPE_CHECKING:
     from ..pipeline_core.sampling import UNetDenoiser
 
-    _LoadedNetwork = LoadedPart[UNetDenoiser]
+    _UNetPart = SocketPart[UNetDenoiser]
 else:
-    _LoadedNetwork = LoadedPart
+    _UNetPart = SocketPart
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedUNet(_LoadedNetwork):
+class SocketUNet(_UNetPart):
     """A UNet with what sampling must know of its model."""
 
     scheduler_config: Mapping[str, Any]

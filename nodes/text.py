@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.values import LongPrompt, Weighting
 from .conversions import check_choice, log_warnings, to_comfy_conditioning
-from .sockets import TEXT_ENCODER, LoadedPart
+from .sockets import TEXT_ENCODER, SocketPart
 
 if TYPE_CHECKING:
     from ..pipeline_core.text.encoder import TextEncoder
@@ -67,7 +67,7 @@ class MultilingualTextEncode:
 
     def execute(
         self,
-        text_encoder: LoadedPart[TextEncoder],
+        text_encoder: SocketPart[TextEncoder],
         text: str,
         weighting: str = "toward-empty",
         long_prompt: str = "chunk",
@@ -110,7 +110,7 @@ class MultilingualTextEncodeBatch:
 
     def execute(
         self,
-        text_encoder: LoadedPart[TextEncoder],
+        text_encoder: SocketPart[TextEncoder],
         text: str,
         weighting: str = "toward-empty",
         long_prompt: str = "chunk",
@@ -153,7 +153,7 @@ class MultilingualTokenMeter:
         }
 
     def execute(
-        self, text_encoder: LoadedPart[TextEncoder], text: str, long_prompt: str = "chunk"
+        self, text_encoder: SocketPart[TextEncoder], text: str, long_prompt: str = "chunk"
     ) -> dict[str, Any]:
         check_choice("long_prompt", long_prompt, get_args(LongPrompt))
         measured: TokenReport = text_encoder.need().count_tokens(text, long_prompt=long_prompt)  # pyright: ignore[reportArgumentType]
@@ -202,7 +202,7 @@ class MultilingualGlossary:
 
 
 def _encode(
-    text_encoder: LoadedPart[TextEncoder], prompts: list[str], weighting: Any, long_prompt: Any
+    text_encoder: SocketPart[TextEncoder], prompts: list[str], weighting: Any, long_prompt: Any
 ) -> list[list[Any]]:
     """Encode prompts; the empty window goes with them, for the shorter side of the guidance."""
     encoder = text_encoder.ready()

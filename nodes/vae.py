@@ -19,12 +19,13 @@ from .conversions import (
     to_comfy_latent,
 )
 from .sockets import VAE as VAE_SOCKET
-from .sockets import LoadedPart
+from .sockets import SocketPart
 
 if TYPE_CHECKING:
     from ..pipeline_core.vae.codec import VAE
 
 FILLS = ("keep", "grey")
+MAX_GROWTH = 64  # pixels
 
 # Of the full-size decoder, for each pixel of one image in 16 bits: an estimate on the generous side
 _BYTES_PER_PIXEL = 4608
@@ -62,7 +63,7 @@ class MultilingualVAEDecode:
         }
 
     def execute(
-        self, vae: LoadedPart[VAE], latent: Mapping[str, Any], tiling: bool = False
+        self, vae: SocketPart[VAE], latent: Mapping[str, Any], tiling: bool = False
     ) -> tuple[torch.Tensor]:
         latents = from_comfy_latent(latent)
         height, width = latents.samples.shape[2:]
@@ -95,7 +96,7 @@ class MultilingualVAEEncode:
         }
 
     def execute(
-        self, vae: LoadedPart[VAE], images: torch.Tensor, tiling: bool = False
+        self, vae: SocketPart[VAE], images: torch.Tensor, tiling: bool = False
     ) -> tuple[dict[str, Any]]:
         return (to_comfy_latent(_encode(vae, from_comfy_image(images), tiling)),)
 
@@ -124,7 +125,7 @@ class MultilingualVAEEncodeForInpaint:
                     {
                         "default": 6,
                         "min": 0,
-                        "max": 64,
+                        "max": MAX_GROWTH,
                         "tooltip": "Pixels by which the mask grows on every side, for a seam that "
                         "does not show.",
                     },
@@ -143,7 +144,7 @@ class MultilingualVAEEncodeForInpaint:
 
     def execute(
         self,
-        vae: LoadedPart[VAE],
+        vae: SocketPart[VAE],
         images: torch.Tensor,
         mask: torch.Tensor,
         grow_mask_by: int,
@@ -161,7 +162,7 @@ class MultilingualVAEEncodeForInpaint:
         return (to_comfy_latent(latents, noise_mask=small),)
 
 
-def _encode(vae: LoadedPart[VAE], pixels: torch.Tensor, tiling: bool) -> Any:
+def _encode(vae: SocketPart[VAE], pixels: torch.Tensor, tiling: bool) -> Any:
     codec = vae.ready(pixels.shape[2] * pixels.shape[3] * _BYTES_PER_PIXEL)
     return codec.encode(pixels, tiling=tiling, on_tile=host.Progress().tile)
 
@@ -177,8 +178,8 @@ def _fit(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 def _grow(mask: torch.Tensor, reach: int) -> torch.Tensor:
     """Return the mask grown by so many pixels on every side."""
-    if not reach:
-        return mask
+    if not 0 <= reach <= MAX_GROWTH:
+        raise InvalidRequest(f"grow_mask_by is {reach}; it must lie in 0..{MAX_GROWTH}")
     side = 2 * reach + 1
     rows = torch.nn.functional.max_pool2d(mask, (side, 1), stride=1, padding=(reach, 0))
     return torch.nn.functional.max_pool2d(rows, (1, side), stride=1, padding=(0, reach))

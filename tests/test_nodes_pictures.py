@@ -306,6 +306,13 @@ def test_the_safety_check_and_what_is_saved(parts, pipeline, output) -> None:
         call("MultilingualSaveImage", images=image, filename_prefix="../outside")
 
 
+def test_a_graph_too_large_for_a_picture_does_not_lose_it(output, caplog) -> None:
+    graph = {"1": {"class_type": "Note", "inputs": {"text": "x" * 2**20}}}
+    call("MultilingualSaveImage", images=torch.rand(1, 8, 8, 3), prompt=graph)
+    assert "the picture is saved without its prompt" in caplog.text
+    assert read_metadata(output / "multilingual_00001_.png")["safety"] == {"policy": "off"}
+
+
 def test_a_missing_checker_disables_only_its_node() -> None:
     parts = call("MultilingualModelLoader", model="group/bare")
     image = decode(parts, graphs.sample(parts, steps=2))
@@ -372,6 +379,18 @@ def test_refusals_before_the_network_runs(parts) -> None:
         }  # fmt: skip
         with pytest.raises(InvalidRequest, match=message):
             call("MultilingualSampler", **given)
+    image = torch.rand(1, 8, 8, 3)
+    for adjustment in (float("nan"), 2.0):
+        with pytest.raises(InvalidRequest, match="adjustment is"):
+            call(
+                "MultilingualSafetyCheck", images=image, safety_checker=parts[3],
+                adjustment=adjustment,
+            )  # fmt: skip
+    with pytest.raises(InvalidRequest, match="grow_mask_by is 65"):
+        call(
+            "MultilingualVAEEncodeForInpaint", vae=parts[2], images=image,
+            mask=torch.ones(1, 8, 8), grow_mask_by=65,
+        )  # fmt: skip
     for policy in ("auto", "none"):
         with pytest.raises(UnknownName):
             call(
