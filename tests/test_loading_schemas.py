@@ -159,6 +159,9 @@ WRONG: list[tuple[Parse, dict[str, Any], dict[str, Any], str]] = [
     (parse_scheduler_config, PNDM_SCHEDULER, {"prediction_type": "evil"}, "one of epsilon"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"variance_type": "learned_range"}, "one of fixed_s"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"trained_betas": [0.1]}, "1 trained_betas for 1000"),
+    (parse_scheduler_config, PNDM_SCHEDULER, {"beta_schedule": "sigmoid"}, "one of linear"),
+    (parse_scheduler_config, PNDM_SCHEDULER, {"beta_start": 0.0}, "a number 1e-09..0.9999"),
+    (parse_scheduler_config, PNDM_SCHEDULER, {"beta_end": 1.0}, "a number 1e-09..0.9999"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"beta_start": "0.1"}, "a number"),
     (parse_scheduler_config, PNDM_SCHEDULER, {"trained_betas": [2.0]}, "null or a list"),
 ]  # fmt: skip

@@ -139,14 +139,15 @@ _VISION_DEFAULTS = {
     "hidden_size": 768, "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
 }  # fmt: skip
 
+_BETA = number(1e-9, 0.9999)  # at 0 a step has no noise, at 1 nothing else: both give NaN
 _SCHEDULER: Table = {
     "_class_name": Rule("a short name", lambda value: isinstance(value, str) and len(value) < 100),
     "_diffusers_version": Rule("a short text", lambda value: isinstance(value, str)),
     "num_train_timesteps": whole(1, 100_000),
-    "beta_start": number(0.0, 1.0),
-    "beta_end": number(0.0, 1.0),
-    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
-    "trained_betas": optional(listed(number(0.0, 1.0), longest=100_000)),
+    "beta_start": _BETA,
+    "beta_end": _BETA,
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "trained_betas": optional(listed(_BETA, longest=100_000)),
     "prediction_type": one_of("epsilon", "v_prediction"),
     "timestep_spacing": one_of("leading", "linspace", "trailing"),
     "steps_offset": whole(0, 1000),

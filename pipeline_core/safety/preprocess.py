@@ -125,26 +125,30 @@ def _size(name: str, value: object) -> tuple[int, int]:
 
 def _channels(name: str, values: object, read: Callable[[str, object], float]) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise FileRefused(f"preprocessor config: {name} is {values!r}; it must be three numbers")
+        raise FileRefused(
+            f"preprocessor config: {name} is {values!r:.80}; it must be three numbers"
+        )
     return tuple(read(name, value) for value in values)
 
 
 def _positive(name: str, value: object) -> float:
     number = _number(name, value)
     if number <= 0:
-        raise FileRefused(f"preprocessor config: {name} is {value!r}; it must be above 0")
+        raise FileRefused(f"preprocessor config: {name} is {value!r:.80}; it must be above 0")
     return number
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise FileRefused(f"preprocessor config: {name} is {value!r}; it must be a finite number")
+        raise FileRefused(
+            f"preprocessor config: {name} is {value!r:.80}; it must be a finite number"
+        )
     return float(value)
 
 
 def _whole_number(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise FileRefused(
-            f"preprocessor config: {name} is {value!r}; it must be a whole number {low}..{high}"
+            f"preprocessor config: {name} is {value!r:.80}; it must be a whole number {low}..{high}"
         )
     return value
