@@ -17,7 +17,6 @@ from multilingual_diffusion.pipeline_core.images.convert import (
     open_pixels,
     pixels_digest,
     split_alpha,
-    to_bgr_arrays,
     to_mask,
     to_pixels,
 )
@@ -162,14 +161,6 @@ def test_sixteen_bits_and_transparency_are_resized_as_they_look(tmp_path):
 def test_mask_is_lightness():
     mask = to_mask(Image.new("RGB", (3, 2), (255, 255, 255)))
     assert mask.shape == (1, 1, 2, 3) and bool((mask == 1).all())
-
-
-def test_bgr_arrays_are_the_reverse_of_the_pictures():
-    images = checked(2)
-    arrays = to_bgr_arrays(images)
-    assert [array.dtype for array in arrays] == [np.uint8] * 2
-    for array, picture in zip(arrays, images.to_pil(), strict=True):
-        assert np.array_equal(array[:, :, ::-1], np.asarray(picture))
 
 
 def test_digest_sees_values_and_shape_only():

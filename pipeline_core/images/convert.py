@@ -1,4 +1,4 @@
-"""Pictures to pixels, masks and arrays, and back; each conversion says its shape and range.
+"""Picture files to pixels and masks; each conversion says its shape and range.
 
 Pixels are [1, 3, H, W] float32 in 0..1, masks [1, 1, H, W] in 0..1 with 1 where to repaint.
 Files are opened with caps and only in the formats listed here.
@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 
 from ..errors import FileRefused, InvalidRequest
 from ..ranges import MAX_PIXELS, MAX_SIDE
-from ..values import CheckedImages
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
@@ -93,11 +92,6 @@ def split_alpha(picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor | None
 def to_mask(picture: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
     """Return the picture's lightness as a mask: white is 1, repaint; black is 0, keep."""
     return _to_tensor(_fit(_upright(picture).convert("L"), size))
-
-
-def to_bgr_arrays(images: CheckedImages) -> list[np.ndarray]:
-    """Return one uint8 array [H, W, 3] in BGR order an image, as ModelScope's pipeline does."""
-    return [np.asarray(picture)[:, :, ::-1].copy() for picture in images.to_pil()]
 
 
 def pixels_digest(pixels: torch.Tensor) -> str:
