@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import demo, generate, models
+from .commands import demo, generate, models, workflows
 from .commands.options import Subparsers
+from .commands.workflows import Nodes
 from .errors import (
     Cancelled,
     FileRefused,
@@ -44,8 +45,8 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser with all commands of this installation."""
+def make_parser(nodes: Nodes | None = None) -> argparse.ArgumentParser:
+    """Return the parser with all commands of this installation; with nodes, `run` and `convert`."""
     parser = OneLineParser(prog="multilingual-diffusion", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=__version__)
@@ -53,6 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="command", dest="command")
     for command in (generate, models, demo):
         command.add_parser(subparsers)
+    if nodes is not None:
+        workflows.add_parser(subparsers, nodes)
     _add_training(subparsers)
     return parser
 
@@ -68,12 +71,12 @@ def _add_training(subparsers: Subparsers) -> None:
     commands.add_parser(subparsers)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, nodes: Nodes | None = None) -> int:
     """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that lacks a prompt's script
             stream.reconfigure(errors="backslashreplace")
-    args = make_parser().parse_args(argv)
+    args = make_parser(nodes).parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("multilingual_diffusion").setLevel(
         logging.INFO if args.verbose else logging.WARNING

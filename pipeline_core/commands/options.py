@@ -152,3 +152,17 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give numbers with commas between") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a new file whole, or nothing; nothing is overwritten.
+
+    Raises:
+        InvalidRequest: the name is taken or refused.
+        PipelineError: the folder is full or read-only.
+    """
+    from ..images.folders import open_folder, safe_parts
+
+    (name,) = safe_parts(path.name)
+    with open_folder(path.parent) as folder:
+        folder.write_new([name], f"{text}\n".encode())
