@@ -7,6 +7,7 @@ models.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def export(
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (target / "tokenizer" / FILE_NAME).write_bytes(tokenizer.open("rb").read())
+    shutil.copyfile(tokenizer, target / "tokenizer" / FILE_NAME)
     total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     if total > LIMIT:
         raise InvalidRequest(f"{target} holds {total} bytes; nano may have {LIMIT}")

@@ -61,7 +61,7 @@ class NanoPlan:
         default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )
     teacher_learning: LoopOptions = field(
-        default_factory=lambda: small(1200, batch_size=96, warmup_steps=50, ema_decay=0.99)
+        default_factory=lambda: small(1100, batch_size=96, warmup_steps=50, ema_decay=0.99)
     )
     checker: LoopOptions = field(
         default_factory=lambda: small(250, batch_size=48, warmup_steps=20, ema_decay=0.98)
