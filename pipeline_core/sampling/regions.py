@@ -49,9 +49,13 @@ class PromptRegion:
 
 @dataclass(frozen=True)
 class PlacedRegion:
-    """A region in a picture of known size: `weight` [1 or B, 1, h, w] covers its box."""
+    """A region in a picture of known size: `weight` [1 or B, 1, h, w] covers its box.
+
+    `area` is the box before it was cut to the picture: what areas are compared by.
+    """
 
     embeddings: torch.Tensor
+    area: Box | None
     box: Box | None
     weight: torch.Tensor
     first_sigma: float
@@ -90,11 +94,13 @@ def _place(
     region: PromptRegion, size: tuple[int, int], device: torch.device, table: Table
 ) -> PlacedRegion:
     mask = None if region.mask is None else _fit_mask(region.mask.to(device).float(), size)
-    box = _find_box(region, mask, size)
+    area = _find_area(region, mask, size)
+    box = None if area is None else _cut(area, size)
     height, width = size if box is None else box[:2]
     weight = torch.full((1, 1, height, width), region.strength, device=device)
     placed = PlacedRegion(
         region.embeddings.to(device),
+        area,
         box,
         weight,
         _sigma_at(region.start, table),
@@ -105,17 +111,25 @@ def _place(
     return placed if box is None else replace(placed, weight=_feather(weight, box, size))
 
 
-def _find_box(region: PromptRegion, mask: torch.Tensor | None, size: tuple[int, int]) -> Box | None:
-    """Return the box of a region, cut to the picture; None where it is the whole picture."""
+def _find_area(
+    region: PromptRegion, mask: torch.Tensor | None, size: tuple[int, int]
+) -> Box | None:
+    """Return the area of a region in latent pixels; None where it is the whole picture."""
     area = region.area
     if region.area_from_mask and mask is not None:
-        area = _box_around(mask)
-    elif area is not None and region.area_in_shares:
-        shares = [round(share * side) for share, side in zip(area, (*size, *size), strict=True)]
-        area = (max(1, shares[0]), max(1, shares[1]), shares[2], shares[3])
+        return _box_around(mask)
     if area is None:
         return None
+    if region.area_in_shares:
+        shares = [round(share * side) for share, side in zip(area, (*size, *size), strict=True)]
+        return (max(1, shares[0]), max(1, shares[1]), shares[2], shares[3])
     height, width, top, left = (int(value) for value in area)
+    return (height, width, top, left)
+
+
+def _cut(area: Box, size: tuple[int, int]) -> Box:
+    """Return what of an area lies in the picture."""
+    height, width, top, left = area
     box = (min(height, size[0] - top), min(width, size[1] - left), top, left)
     if min(box[:2]) < 1 or top < 0 or left < 0:
         raise InvalidRequest(
@@ -185,13 +199,13 @@ def _pair_areas(
 
 
 def _twin(region: PlacedRegion, other: Sequence[PlacedRegion]) -> PlacedRegion | None:
-    if region.box is None:
+    if region.area is None:
         return None
-    covering = [each for each in other if each.box is None or _covers(each.box, region.box)]
+    covering = [each for each in other if each.area is None or _covers(each.area, region.area)]
     if not covering:
         return None
-    nearest = min(covering, key=lambda each: each.box[0] * each.box[1] if each.box else np.inf)
-    if nearest.box == region.box:
+    nearest = min(covering, key=lambda each: each.area[0] * each.area[1] if each.area else np.inf)
+    if nearest.area == region.area:
         return None
     return replace(region, embeddings=nearest.embeddings)
 
