@@ -60,13 +60,7 @@ class ChineseStableDiffusion:
         as_pictures = options.pop("output_type", "pil") == "pil"
         options.pop("return_dict", None)
         pictures = self.pipeline(inputs["text"], output_type="pil", **options).images
-        return {
-            OutputKeys.OUTPUT_IMGS: [
-                np.ascontiguousarray(np.asarray(one)[:, :, ::-1]) for one in pictures
-            ]
-            if as_pictures
-            else []
-        }
+        return {OutputKeys.OUTPUT_IMGS: [_to_bgr(one) for one in pictures] if as_pictures else []}
 
 
 def pipeline(
