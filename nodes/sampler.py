@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.values import (
     MAX_SEED,
     GuidanceBatching,
@@ -26,6 +27,7 @@ from .sockets import UNET, SocketUNet
 
 if TYPE_CHECKING:
     from ..pipeline_core.sampling import SamplingOptions
+    from ..pipeline_core.sampling.regions import PromptRegion
 
 # Activations of one UNet call for each latent position: an estimate on the generous side
 _BYTES_PER_POSITION = 128 * 2**10
@@ -213,6 +215,11 @@ def _options(latent: Mapping[str, Any], seed: int, **fields: Any) -> SamplingOpt
     """Return the options of a run over a LATENT, all of them checked."""
     from ..pipeline_core.sampling import SamplingOptions, check_options
 
+    if fields.get("noise", "per-image") != "per-image" and latent.get("batch_index"):
+        raise InvalidRequest(
+            f"noise {fields['noise']!r} draws a whole batch and this latent is a part of one; take "
+            "'per-image'"
+        )
     height, width = from_comfy_latent(latent).samples.shape[2:]
     options = SamplingOptions(
         seeds=seeds_of(latent, seed), width=width * 8, height=height * 8, **fields
@@ -233,6 +240,7 @@ def _sample(
     prediction_type = unet.known_prediction_type()
     given, mask = from_comfy_latent(latent), noise_mask(latent)
     sides = from_comfy_conditioning(positive, negative, len(options.seeds))
+    _check_width(unet, [*sides[0], *sides[1]])
     positions = given.samples.shape[0] * given.samples.shape[2] * given.samples.shape[3]
     latents = sample_regions(
         unet.ready(2 * positions * _BYTES_PER_POSITION),
@@ -246,6 +254,17 @@ def _sample(
         on_step=host.Progress(unet.scaling_factor).step,
     )
     return {**latent, **to_comfy_latent(latents)}
+
+
+def _check_width(unet: SocketUNet, regions: Sequence[PromptRegion]) -> None:
+    taken = unet.need().network.config.cross_attention_dim
+    for region in regions:
+        given = region.embeddings.shape[2]
+        if given != taken:
+            raise InvalidRequest(
+                f"the conditioning has {given} numbers a token and the UNet of {unet.source} takes "
+                f"{taken}; encode the prompt with the text encoder of the same model"
+            )
 
 
 def _init(latents: Latents, mask: torch.Tensor | None, options: SamplingOptions) -> Latents | None:

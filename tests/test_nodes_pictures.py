@@ -371,6 +371,7 @@ def test_refusals_before_the_network_runs(parts) -> None:
         ({"steps": 0}, "steps is 0"),
         ({"latent_image": {"samples": torch.zeros(1, 16, 8, 8)}}, "these models take"),
         ({"positive": []}, "has no prompt"),
+        ({"positive": [[torch.zeros(1, 77, 768), {}]]}, "768 numbers a token and the UNet of che"),
     ):
         positive = {"positive": inputs.pop("positive")} if "positive" in inputs else {}
         given = {
@@ -379,6 +380,12 @@ def test_refusals_before_the_network_runs(parts) -> None:
         }  # fmt: skip
         with pytest.raises(InvalidRequest, match=message):
             call("MultilingualSampler", **given)
+    with pytest.raises(InvalidRequest, match="this latent is a part of one"):
+        call(
+            "MultilingualSamplerAdvanced", unet=parts[1], positive=encode(parts[0]),
+            negative=encode(parts[0]), latent_image={**empty_latent(), "batch_index": [3]},
+            noise="batch",
+        )  # fmt: skip
     image = torch.rand(1, 8, 8, 3)
     for adjustment in (float("nan"), 2.0):
         with pytest.raises(InvalidRequest, match="adjustment is"):
