@@ -148,10 +148,9 @@ def load_safety_checker(detection: Detection, options: LoadOptions) -> SafetyChe
     """Load the safety checker; without a preprocessor file, CLIP's at the network's own size."""
     network: Any = load_safety_network(detection, **options.of_a_network).network
     preprocessor = detection.parts["safety_checker"].extra.get("preprocessor")
-    if preprocessor is not None:
-        return SafetyChecker(network, Preprocessing.from_config(read_json(preprocessor)))
-    side = network.vision_model.config.image_size
-    return SafetyChecker(network, Preprocessing(shortest_edge=side, crop_size=(side, side)))
+    if preprocessor is None:
+        return SafetyChecker(network)
+    return SafetyChecker(network, Preprocessing.from_config(read_json(preprocessor)))
 
 
 def find_prediction_type(
