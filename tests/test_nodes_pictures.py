@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import layouts
 import node_graphs as graphs
 import pytest
 import torch
@@ -325,6 +327,21 @@ def test_a_missing_checker_disables_only_its_node() -> None:
     call("MultilingualSafetyCheck", images=image, safety_checker=checker)
     with pytest.raises(ModelNotFound, match="safety_checker"):
         call("MultilingualSafetyCheckerLoader", model="group/bare")
+
+
+def test_a_model_that_lacks_parts_still_loads(models) -> None:
+    """A checker that the index names but nobody downloaded; a checkpoint without our encoder."""
+    lacking = layouts.write_diffusers_folder(models / "lacking", "m9", weights="safetensors")
+    shutil.rmtree(lacking / "safety_checker")
+    layouts.write_sd_checkpoint(models / "plain.safetensors", "sd1")
+    lacking_parts = call("MultilingualModelLoader", model="lacking")
+    assert [part.part is None for part in lacking_parts] == [False, False, False, True]
+    plain = call("MultilingualModelLoader", model="plain.safetensors")
+    assert [part.part is None for part in plain] == [True, False, False, True]
+    with pytest.raises(PipelineError, match=r"plain\.safetensors has no text_encoder: a plain"):
+        encode(plain[0])
+    mixed = (lacking_parts[0], *plain[1:])  # one model's language, another's UNet and VAE
+    assert torch.isfinite(decode(mixed, graphs.sample(mixed, steps=2))).all()
 
 
 def test_parts_loaded_alone_are_those_of_the_model(parts) -> None:
