@@ -18,8 +18,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python -m multilingual_diffusion demo --out output/demo
 
+# Two workers, a file each at a time; one thread each, so that they do not fight over two cores.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 full: $(READY)
 	$(BIN)/python -m pytest -m full -s
