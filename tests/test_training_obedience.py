@@ -63,7 +63,7 @@ def test_prompts_of_a_measurement_are_what_they_say() -> None:
 
 def test_pictures_obey_prompts_in_every_language() -> None:
     pipeline = load_pipeline("nano", dtype="fp32", parts=("text_encoder", "unet", "vae"))
-    test = ObedienceTest(languages=LANGUAGES, count=2, steps=10)
+    test = ObedienceTest(languages=LANGUAGES, count=2, steps=10, guidance_scale=3.0)
     tally = measure_obedience(pipeline, test)
     assert tally.overall("background").share >= LEAST_BACKGROUND
     assert tally.overall("colour").share >= LEAST_COLOUR
