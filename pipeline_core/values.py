@@ -35,7 +35,6 @@ SafetyPolicy = Literal["auto", "block", "black", "blur", "pass", "off"]
 GuidanceBatching = Literal["auto", "batched", "two-pass"]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
     """All that influences a picture, but the pixels of an init image and a mask.
