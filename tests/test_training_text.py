@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-
 from multilingual_diffusion.pipeline_core.models.configs import XLMR_LARGE
 from multilingual_diffusion.pipeline_core.text.encoders import ENCODERS
 from multilingual_diffusion.pipeline_core.training.contrastive import contrastive_loss
@@ -19,12 +18,14 @@ from multilingual_diffusion.pipeline_core.training.nano.claims import (
     carriers,
     claim_classes,
 )
+from multilingual_diffusion.pipeline_core.training.nano.variation import openings, vary
 from multilingual_diffusion.pipeline_core.training.text_tower import (
     AltClipText,
     restore_pads,
     trim_pads,
 )
-from multilingual_diffusion.pipeline_core.training.world.captions import caption
+from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES, caption
+from multilingual_diffusion.pipeline_core.training.world.grammar_files import load_grammar
 from multilingual_diffusion.pipeline_core.training.world.scene import (
     ClaimedThing,
     Claims,
@@ -152,3 +153,23 @@ def test_contrast_equals_transformers() -> None:
     mine = contrastive_loss(output.image_embeds, output.text_embeds, scale)
     assert torch.allclose(mine, output.loss, atol=1e-5)
     assert float(contrastive_loss(output.image_embeds, output.image_embeds, scale)) < float(mine)
+
+
+def test_variations_keep_the_words_and_openings_come_from_training_templates() -> None:
+    text = "red circle, blue background"
+    seen = {vary(text, "en", random.Random(seed)) for seed in range(60)}
+    assert any(item.lower().startswith("blue background, red circle") for item in seen)
+    for item in seen:
+        for part in ("red circle", "blue background"):
+            assert part in item.lower()
+    assert all(openings(language) is openings(language) for language in LANGUAGES)
+    assert "a picture of " in openings("en")
+    held_out = {
+        wording[0]
+        for template in load_grammar("it").templates
+        if template.held_out
+        for wording in template.wordings
+        if isinstance(wording[0], str)
+    }
+    assert "disegno semplice, " in held_out
+    assert not any(opening.startswith("disegno semplice") for opening in openings("it"))
