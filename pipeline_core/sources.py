@@ -19,7 +19,7 @@ from .loading.plans import plan_text_encoder, plan_unet
 from .models.detect import detect
 from .models.detection import PARTS, Detection, PartFiles, PartName
 from .models.evidence import encoder_by_config, nearest_spec
-from .models.folders import ModelFolders
+from .models.folders import NANO_FOLDER, ModelFolders
 from .models.part_files import existing, find_tokenizer, find_weights
 from .models.specs import EncoderFamily
 from .models.strict_json import read_json
@@ -75,6 +75,12 @@ def find_sources(
     }
     for name, place in elsewhere.items():
         sources[name] = _find_part(name, place, options)
+    checker = sources.get("safety_checker", main)
+    if checker is not main and checker.path.resolve().is_relative_to(NANO_FOLDER.resolve()):
+        raise InvalidRequest(
+            "nano's safety checker is a demonstration that knows one sign of nano's own world; "
+            "it guards no other model"
+        )
     missing = [
         name for name in (*main.missing, *(parts or ())) if name in wanted and name not in sources
     ]

@@ -340,3 +340,17 @@ def test_mixing_parts(folders: dict[str, Path], tmp_path: Path) -> None:
     second = load_pipeline(layouts.write_sd_checkpoint(tmp_path / "sd2.safetensors", "sd2"))
     with pytest.raises(InvalidRequest, match="prediction_type"):
         second.complete(ImageRequest(prompts=("a",)))
+
+
+def test_the_embedded_model_draws_what_is_asked_in_seconds() -> None:
+    nano = load_pipeline("nano")
+    request = ImageRequest(prompts=("a blue circle on a yellow background",) * 2, seed=1)
+    images = nano(request)
+    assert images.policy == "black" and images.pixels.shape == (2, 3, 128, 128)
+    corner = images.pixels[:, :, 4:12, 4:12].mean(dim=(0, 2, 3))  # the ground: yellow
+    assert corner[0] > 0.6 and corner[1] > 0.6 and corner[2] < 0.5
+
+
+def test_the_demonstration_checker_guards_no_other_model(folders: dict[str, Path]) -> None:
+    with pytest.raises(InvalidRequest, match="demonstration"):
+        load_pipeline(folders["m9"], parts={"safety_checker": "nano"})

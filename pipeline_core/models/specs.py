@@ -177,6 +177,7 @@ NANO = ModelSpec(
     prediction_type="epsilon",
     native_size=128,
     default_steps=20,
+    default_guidance_scale=3.0,  # what its training was measured at
     licence="Apache-2.0",
 )
 
