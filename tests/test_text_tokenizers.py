@@ -227,7 +227,7 @@ def test_protobuf_is_not_needed():
         "from multilingual_diffusion.pipeline_core.text.tokenizers import open_tokenizer\n"
         "tokens = open_tokenizer(Path(sys.argv[1])).tokenize('a red circle')\n"
         "assert tokens.ids and tokens.spans[-1][1] == 12\n"
-        "assert 'transformers' not in sys.modules and 'torch' not in sys.modules\n"
+        "assert 'transformers' not in sys.modules\n"
     )
     command = [sys.executable, "-c", code, str(tiny.sentencepiece_file())]
     subprocess.run(command, check=True, timeout=60)
