@@ -215,6 +215,7 @@ def test_models_list_and_check(model: Path, tmp_path: Path, capsys) -> None:
     assert "altdiffusion-m18" in listing and "tiny-m9" in listing
     assert main(["models", "check", str(model)]) == 0
     assert "unet" in capsys.readouterr().out
+    assert main(["models", "check", "tiny-m9", "--models-dir", str(model.parent)]) == 0
     assert main(["models", "check", str(tmp_path / "nothing")]) == 4
 
 

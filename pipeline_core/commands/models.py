@@ -36,19 +36,21 @@ def _add_list(verbs: Subparsers) -> None:
 
 def _add_check(verbs: Subparsers) -> None:
     parser = verbs.add_parser("check", help="what a file or folder is, and what is wrong with it")
-    parser.add_argument("path", type=Path)
+    parser.add_argument("model", metavar="NAME|PATH")
     parser.add_argument("--allow-pickle", action="store_true")
+    _add_models_dir(parser)
     parser.set_defaults(run=run_check)
 
 
 def _add_convert(verbs: Subparsers) -> None:
     parser = verbs.add_parser("convert", help="any layout to safetensors, once")
-    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("source", metavar="SRC", help="a name or a path")
     parser.add_argument("target", type=Path, metavar="DST")
     parser.add_argument("--layout", choices=("folder", "single"), default="folder")
     parser.add_argument("--dtype", choices=("keep", "fp32", "bf16", "fp16"), default="keep")
     parser.add_argument("--ema", action="store_true", help="take the averaged UNet weights")
     parser.add_argument("--allow-pickle", action="store_true")
+    _add_models_dir(parser)
     parser.set_defaults(run=run_convert)
 
 
@@ -93,7 +95,8 @@ def run_check(args: argparse.Namespace) -> int:
     """Print what lies at a path; exit code 4 where it will not load."""
     from ..loading.checking import check
 
-    report = check(args.path, allow_pickle=args.allow_pickle)
+    path = model_folders(args).find_model(args.model)
+    report = check(path, allow_pickle=args.allow_pickle)
     print(report)
     return 0 if report.ok else 4
 
@@ -104,7 +107,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
     with _byte_bar() as progress:
         report = convert(
-            args.source,
+            model_folders(args).find_model(args.source),
             args.target,
             dtype=args.dtype,
             layout=args.layout,

@@ -117,6 +117,11 @@ class ModelFolders:
         except (InvalidRequest, ModelNotFound):
             if os.path.lexists(text):
                 return Path(name_or_path)
+            if Path(text).is_absolute():
+                raise ModelNotFound(
+                    f"nothing lies at {text[:200]!r}; `multilingual-diffusion models list` says "
+                    "what is there"
+                ) from None
             raise
 
     def _not_found(self, name: str, models: list[FoundModel]) -> ModelNotFound:
