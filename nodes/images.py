@@ -17,7 +17,6 @@ from .sockets import SAFETY_RECORD
 if TYPE_CHECKING:
     from ..pipeline_core.values import CheckedImages
 
-_GENERATOR = "multilingual-diffusion"
 _HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
@@ -106,9 +105,10 @@ class MultilingualPreviewImage:
 
 def _as_checked(images: torch.Tensor, record: Mapping[str, Any] | None) -> CheckedImages:
     """Return what may be written: an IMAGE, whose check (or none) stands in the metadata."""
+    from ..pipeline_core.outline import GENERATOR
     from ..pipeline_core.safety.policy import check
 
-    checked = check(to_images(images), None, "off", metadata={"generator": _GENERATOR})
+    checked = check(to_images(images), None, "off", metadata={"generator": GENERATOR})
     if record is None:
         return checked
     flagged = record.get("flagged")

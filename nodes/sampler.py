@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from ..pipeline_core.errors import InvalidRequest
+from ..pipeline_core.ranges import MAX_SEED
 from ..pipeline_core.values import (
-    MAX_SEED,
     GuidanceBatching,
     Latents,
     NoiseConvention,

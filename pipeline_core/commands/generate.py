@@ -70,13 +70,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, print a line for each."""
+    from ..images.convert import pixels_digest
+
     recipe = read_recipe(args.from_picture) if args.from_picture else {}
     request = read_request(args, recipe)
     check_folder(args.out)
     if args.batch_size is not None:
         check_whole("--batch-size", args.batch_size, 1, 4096)
-    from ..images.convert import pixels_digest
-
     inputs: dict[str, torch.Tensor] = {}
 
     def check(outline: Outline) -> None:
