@@ -49,10 +49,14 @@ def is_hosted() -> bool:
 
 @dataclass(frozen=True)
 class HeadlessFolders:
-    """Where a run without ComfyUI reads models and writes pictures; None: the user's own."""
+    """Where a run without ComfyUI reads models and pictures, and writes pictures.
+
+    Without models folders they are the user's own.
+    """
 
     models: tuple[Path, ...] = ()
     output: Path = Path("output")
+    input: Path = Path("input")
 
 
 _USUAL = HeadlessFolders()
@@ -94,6 +98,15 @@ def output_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory())
+
+
+def input_folder() -> Path:
+    """Return where pictures to load lie."""
+    if not is_hosted():
+        return _HEADLESS.get().input
+    import folder_paths
+
+    return Path(folder_paths.get_input_directory())
 
 
 def preview_folder() -> Path:
