@@ -31,9 +31,11 @@ lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
+# The checkout's requirements.txt and ours must be installed where COMFYUI_PYTHON points; left out,
+# that is the interpreter of .venv: .venv/bin/python -m pip install -r $COMFYUI_DIR/requirements.txt
 test-comfyui: $(READY)
 	@if [ -z "$(COMFYUI_DIR)" ]; then echo "skipped: set COMFYUI_DIR to a ComfyUI checkout"; \
-	else $(BIN)/python -m pytest -m comfyui; fi
+	else OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m comfyui tests/comfyui; fi
 
 clean:
 	rm -rf $(VENV) build dist output *.egg-info

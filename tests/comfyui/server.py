@@ -1,0 +1,287 @@
+"""A real ComfyUI beside the tests: its server in folders of our own, and scripts inside its process.
+
+The checkout and the interpreter come from COMFYUI_DIR and COMFYUI_PYTHON. Nothing of ComfyUI is
+imported here; its folders of models, pictures and users are made anew, so the checkout stays as
+it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+PACK = TESTS.parent
+FOLDER = "comfyui-multilingual-diffusion"  # the pack's below custom_nodes, as the Manager names it
+
+START_SECONDS = 180.0
+RUN_SECONDS = 120.0
+ISOLATION = (
+    "--cpu", "--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes",
+    "--disable-all-custom-nodes", "--whitelist-custom-nodes", FOLDER,
+)  # fmt: skip
+
+# The server ends with us, however we end: its standard input is a pipe that nobody writes to.
+_MAIN = """
+import os, runpy, sys, threading
+def wait():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=wait, daemon=True).start()
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A ComfyUI checkout and the interpreter that has what it needs."""
+
+    folder: Path
+    python: str
+
+    def environment(self, packages: Path) -> dict[str, str]:
+        """Return variables under which the pack imports by its name, on one thread, offline."""
+        link = packages / "multilingual_diffusion"
+        if not link.exists():
+            packages.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(PACK, target_is_directory=True)
+        path = os.pathsep.join([str(packages), str(TESTS)])
+        return {
+            **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8",
+        }  # fmt: skip
+
+
+def find_checkout() -> Checkout | None:
+    """Return the checkout that the environment names; None where it names none."""
+    folder = os.environ.get("COMFYUI_DIR", "")
+    if not folder:
+        return None
+    if not (Path(folder) / "main.py").is_file():
+        raise FileNotFoundError(f"COMFYUI_DIR is {folder!r}, which is no ComfyUI checkout")
+    return Checkout(Path(folder).resolve(), os.environ.get("COMFYUI_PYTHON") or sys.executable)
+
+
+class Refused(Exception):
+    """The server's answer to a request that it does not take; `answer` is its JSON."""
+
+    def __init__(self, status: int, answer: Any) -> None:
+        super().__init__(f"HTTP {status}: {str(answer)[:2000]}")
+        self.status, self.answer = status, answer
+
+
+class Server:
+    """A running ComfyUI. `base` holds its folders models, output, input, temp and custom_nodes."""
+
+    def __init__(self, base: Path, port: int, log: Path) -> None:
+        self.base, self.port, self._log = base, port, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    # -- requests
+
+    def fetch(self, path: str, body: Any = None, *, seconds: float = 60.0) -> bytes:
+        """Return what the server answers to a GET, or to a POST where there is a body.
+
+        Raises:
+            Refused: its status is 400 or more.
+        """
+        request = urllib.request.Request(self.url + path)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise Refused(exc.code, _json_or_text(exc.read())) from None
+
+    def fetch_json(self, path: str, body: Any = None) -> Any:
+        """Return the JSON that the server answers."""
+        return json.loads(self.fetch(path, body))
+
+    def log(self) -> str:
+        """Return everything the server has said so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    # -- graphs
+
+    def submit(
+        self,
+        prompt: Mapping[str, Any],
+        *,
+        workflow: Any = None,
+        client: str = "tests",
+        targets: list[str] | None = None,
+    ) -> str:
+        """Queue a graph in API format and return its id.
+
+        Raises:
+            Refused: it does not validate; `answer` says why.
+        """
+        body: dict[str, Any] = {"prompt": prompt, "client_id": client}
+        body["prompt_id"] = str(uuid.uuid4())
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        if targets is not None:
+            body["partial_execution_targets"] = targets
+        return self.fetch_json("/prompt", body)["prompt_id"]
+
+    def wait(self, prompt_id: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
+        """Wait until a graph has ended and return its history entry."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = self.fetch_json(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.05)
+        raise TimeoutError(f"no end after {seconds} s; the server says:\n{self.log()[-4000:]}")
+
+    def run(self, prompt: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Run a graph to its end and return its history entry; a failure is an AssertionError."""
+        entry = self.wait(self.submit(prompt, **options))
+        assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)
+        return entry
+
+    def pictures(self, entry: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        """Return the PNG files of a history entry by node id, as the browser gets them."""
+        return {
+            node: [
+                self.fetch("/view?" + urllib.parse.urlencode(picture))
+                for picture in output.get("images", ())
+            ]
+            for node, output in entry["outputs"].items()
+        }
+
+    def interrupt(self) -> None:
+        """Stop the graph that runs."""
+        self.fetch("/interrupt", {})
+
+    def free(self) -> None:
+        """Have models unloaded and outputs forgotten, at the latest before the next graph."""
+        self.fetch("/free", {"unload_models": True, "free_memory": True})
+
+
+def _json_or_text(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+def executed_nodes(entry: Mapping[str, Any], prompt: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the nodes that ran for a history entry: those that were not cached."""
+    messages = dict(entry["status"]["messages"])
+    return set(prompt) - set(messages["execution_cached"]["nodes"])
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serve(checkout: Checkout, base: Path, *flags: str) -> Iterator[Server]:
+    """Start a server with this pack alone, wait until it answers, and stop it at the end."""
+    for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / FOLDER
+    if not link.exists():
+        link.symlink_to(PACK, target_is_directory=True)
+    server = Server(base, free_port(), base / f"server-{uuid.uuid4().hex[:8]}.log")
+    command = [
+        checkout.python, "-c", _MAIN, str(checkout.folder / "main.py"), *ISOLATION,
+        "--port", str(server.port), "--base-directory", str(base),
+        "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *flags,
+    ]  # fmt: skip
+    with server._log.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=base, env=checkout.environment(base / "packages"),
+            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait_until_up(server, process)
+        yield server
+    finally:
+        _stop(process)
+
+
+def _wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError, Refused):
+            server.fetch("/system_stats", seconds=5)
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"ComfyUI does not start (exit {process.poll()}):\n{server.log()[-6000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # its end, unless it hangs
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+# -- scripts
+
+# A script defines `main(*arguments)`; what it returns goes back as JSON.
+_SCRIPT = """
+import json, os, runpy, sys
+sys.path[0] = sys.argv[1]
+if sys.argv[2] == "hosted":
+    import comfy.cli_args
+    comfy.cli_args.args.cpu = True
+script, result, arguments = sys.argv[3], sys.argv[4], sys.argv[5:]
+sys.argv = sys.argv[:1]
+value = runpy.run_path(script, run_name="script")["main"](*arguments)
+with open(result, "w", encoding="utf-8") as file:
+    json.dump(value, file)
+"""
+
+
+def run_script(
+    checkout: Checkout, folder: Path, script: Path | str, *arguments: Any, hosted: bool = True
+) -> Any:
+    """Run `main(*arguments)` of a script (a file, or its text) and return what it returns.
+
+    It runs on COMFYUI_PYTHON in a process of its own. `hosted`: ComfyUI's modules are on the path
+    and its device is the CPU; else the same interpreter and packages without ComfyUI. Arguments
+    arrive as text; `multilingual_diffusion` and the tests' modules can be imported.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex[:8]
+    if isinstance(script, str):
+        text, script = script, folder / f"script-{name}.py"
+        script.write_text(text, encoding="utf-8")
+    result = folder / f"result-{name}.json"
+    done = subprocess.run(
+        [checkout.python, "-c", _SCRIPT, str(checkout.folder if hosted else folder),
+         "hosted" if hosted else "headless", str(script), str(result), *map(str, arguments)],
+        cwd=folder, env=checkout.environment(folder / "packages"),
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script} failed:\n{done.stderr[-6000:]}"
+    return json.loads(result.read_text(encoding="utf-8"))
