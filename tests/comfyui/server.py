@@ -1,4 +1,4 @@
-"""A real ComfyUI beside the tests: its server in folders of our own, and scripts inside its process.
+"""A real ComfyUI beside the tests: its server in folders of our own, and scripts in its process.
 
 The checkout and the interpreter come from COMFYUI_DIR and COMFYUI_PYTHON. Nothing of ComfyUI is
 imported here; its folders of models, pictures and users are made anew, so the checkout stays as
@@ -89,8 +89,8 @@ class Refused(Exception):
 class Server:
     """A running ComfyUI. `base` holds its folders models, output, input, temp and custom_nodes."""
 
-    def __init__(self, base: Path, port: int, log: Path) -> None:
-        self.base, self.port, self._log = base, port, log
+    def __init__(self, base: Path, port: int, log_file: Path) -> None:
+        self.base, self.port, self.log_file = base, port, log_file
         self.url = f"http://127.0.0.1:{port}"
 
     # -- requests
@@ -118,7 +118,7 @@ class Server:
 
     def log(self) -> str:
         """Return everything the server has said so far."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     # -- graphs
 
@@ -212,7 +212,7 @@ def serve(checkout: Checkout, base: Path, *flags: str) -> Iterator[Server]:
         "--port", str(server.port), "--base-directory", str(base),
         "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *flags,
     ]  # fmt: skip
-    with server._log.open("wb") as log:
+    with server.log_file.open("wb") as log:
         process = subprocess.Popen(
             command, cwd=base, env=checkout.environment(base / "packages"),
             stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
