@@ -9,14 +9,28 @@ from multilingual_diffusion.pipeline_core import load_pipeline
 from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.training.evaluation import (
     ObedienceTest,
+    PictureSettings,
     measure_obedience,
     obedience_prompts,
 )
 from multilingual_diffusion.pipeline_core.training.nano.export import LIMIT
+from multilingual_diffusion.pipeline_core.training.negatives import (
+    measure_negatives,
+    shows_colour,
+)
 from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES
 from multilingual_diffusion.pipeline_core.training.world.drawing import draw
+from multilingual_diffusion.pipeline_core.training.world.mixing import (
+    caption_claiming,
+    join,
+    two_captions,
+)
 from multilingual_diffusion.pipeline_core.training.world.scene import (
+    Reading,
+    Scene,
+    Thing,
     is_held_out,
+    obeys,
     random_hazard_scene,
     random_scene,
 )
@@ -59,6 +73,42 @@ def test_prompts_of_a_measurement_are_what_they_say() -> None:
     trained = {item.template for item in obedience_prompts(test)}
     other = ObedienceTest(prompts="phrasings", languages=("en", "zh"), count=3)
     assert trained.isdisjoint({item.template for item in obedience_prompts(other)})
+
+
+def test_a_mixed_prompt_claims_what_either_caption_claims() -> None:
+    rng = random.Random(2)
+    for _ in range(40):
+        scene = random_scene(rng)
+        first, second = two_captions(scene, "zh", ("zh", "ar", "ru"), rng)
+        assert {"zh"} < {first.language, second.language}
+        both = join(first, second)
+        assert second.text in both.text
+        assert first.text.rstrip(".\u3002") in both.text
+        for part in (first.claims, second.claims):
+            verdict = obeys(
+                part, Reading(both.claims.things, both.claims.background, scene.relation)
+            )
+            assert verdict["all"]
+        assert caption_claiming(scene, "en", both.claims, rng) is not None
+    test = ObedienceTest(prompts="mixed", languages=("th",), count=5)
+    assert {item.language for item in obedience_prompts(test)} == {"th"}
+
+
+def test_a_colour_is_seen_in_a_thing_or_in_the_ground() -> None:
+    scene = Scene("green", (Thing("star", "red", "large", "centre"),))
+    picture = draw([scene], [1])[0]
+    assert shows_colour(picture, "red")
+    assert shows_colour(picture, "green")
+    assert not shows_colour(picture, "blue")
+
+
+def test_a_negative_prompt_is_measured_against_the_same_pictures_without_it() -> None:
+    pipeline = load_pipeline("nano", dtype="fp32", parts=("text_encoder", "unet", "vae"))
+    settings = PictureSettings(languages=("en", "hi"), count=8, steps=8, guidance_scale=3.0)
+    tally = measure_negatives(pipeline, settings)
+    assert {rate.trials for rate in (*tally.without.values(), *tally.named.values())} == {8}
+    seen, named = (sum(r.hits for r in rates.values()) for rates in (tally.without, tally.named))
+    assert named <= seen
 
 
 def test_pictures_obey_prompts_in_every_language() -> None:

@@ -18,7 +18,7 @@ from multilingual_diffusion.pipeline_core.training.nano.claims import (
     carriers,
     claim_classes,
 )
-from multilingual_diffusion.pipeline_core.training.nano.variation import openings, vary
+from multilingual_diffusion.pipeline_core.training.nano.variation import describe, openings, vary
 from multilingual_diffusion.pipeline_core.training.text_tower import (
     AltClipText,
     restore_pads,
@@ -173,3 +173,13 @@ def test_variations_keep_the_words_and_openings_come_from_training_templates() -
     }
     assert "disegno semplice, " in held_out
     assert not any(opening.startswith("disegno semplice") for opening in openings("it"))
+
+
+def test_descriptions_are_varied_and_now_and_then_in_two_languages() -> None:
+    rng = random.Random(7)
+    scenes = [random_scene(rng) for _ in range(300)]
+    said = [describe(scene, "ko", LANGUAGES, rng) for scene in scenes]
+    mixed = [item for item in said if "+" in item.template]
+    assert 0.02 < len(mixed) / len(said) < 0.2
+    assert not any("+" in describe(scene, "ko", ("ko",), rng).template for scene in scenes)
+    assert {item.language for item in said} > {"ko"}

@@ -22,6 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
     evaluate = subparsers.add_parser("evaluate", help="measure what a model understands")
     measures = evaluate.add_subparsers(required=True, metavar="measure", dest="measure")
     _add_obedience(measures)
+    _add_negatives(measures)
 
 
 def _add_nano(recipes: Subparsers) -> None:
@@ -37,10 +38,24 @@ def _add_nano(recipes: Subparsers) -> None:
 
 def _add_obedience(measures: Subparsers) -> None:
     parser = measures.add_parser("obedience", help="do pictures of the small world obey prompts?")
-    parser.add_argument("--model", default="nano", help="a name or a path")
     parser.add_argument(
-        "--prompts", choices=("trained", "held-out", "phrasings"), default="trained"
+        "--prompts",
+        choices=("trained", "held-out", "phrasings", "mixed"),
+        default="trained",
+        help="combinations trained or held out, phrasings never trained, or two languages in one",
     )
+    _add_pictures(parser)
+    parser.set_defaults(run=run_obedience)
+
+
+def _add_negatives(measures: Subparsers) -> None:
+    parser = measures.add_parser("negatives", help="does a negative prompt keep a colour out?")
+    _add_pictures(parser)
+    parser.set_defaults(run=run_negatives)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="nano", help="a name or a path")
     parser.add_argument("--languages", nargs="+", metavar="TAG", help="default: all 18")
     parser.add_argument("--count", type=int, default=50, help="prompts of each language")
     parser.add_argument("--sampler", default="dpmpp_2m")
@@ -50,7 +65,6 @@ def _add_obedience(measures: Subparsers) -> None:
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print all rates as JSON")
-    parser.set_defaults(run=run_obedience)
 
 
 def run_nano(args: argparse.Namespace) -> int:
@@ -74,30 +88,62 @@ def run_nano(args: argparse.Namespace) -> int:
 
 def run_obedience(args: argparse.Namespace) -> int:
     """Print the share of pictures that show what their prompts say."""
-    from tqdm import tqdm
+    from .evaluation import ObedienceTest, measure_obedience
 
-    from ..assemble import load_pipeline
-    from .evaluation import ObedienceTest, check_languages, measure_obedience
+    test = ObedienceTest(**_settings(args), prompts=args.prompts)
+    tally = _measure(measure_obedience, test, args)
+    print(json.dumps(_rates(tally), indent=2) if args.json else _table(tally))
+    return 0
+
+
+def run_negatives(args: argparse.Namespace) -> int:
+    """Print how often a colour is seen, with and without its name in the negative prompt."""
+    from .evaluation import PictureSettings
+    from .negatives import measure_negatives
+
+    tally = _measure(measure_negatives, PictureSettings(**_settings(args)), args)
+    rates = {
+        language: {"without": rate.share, "named": tally.named[language].share}
+        for language, rate in tally.without.items()
+    }
+    rates["mean"] = {
+        name: sum(rate[name] for rate in rates.values()) / len(rates)
+        for name in ("without", "named")
+    }
+    if args.json:
+        print(json.dumps(rates, indent=2))
+        return 0
+    print("share of pictures that show a colour, in per cent")
+    print(f"{'language':10}{'without':>11}{'in negative':>13}")
+    for language, rate in rates.items():
+        print(f"{language:10}{100 * rate['without']:>11.1f}{100 * rate['named']:>13.1f}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `PictureSettings` that the arguments give.
+
+    Raises:
+        InvalidRequest: a language has no captions.
+    """
+    from .evaluation import check_languages
     from .world.captions import LANGUAGES
 
     languages = tuple(args.languages or LANGUAGES)
     check_languages(languages, LANGUAGES)
-    test = ObedienceTest(
-        prompts=args.prompts,
-        languages=languages,
-        count=args.count,
-        sampler=args.sampler,
-        steps=args.steps,
-        guidance_scale=args.guidance,
-        width=args.width,
-        height=args.height,
-        seed=args.seed,
-    )
+    same = ("count", "sampler", "steps", "width", "height", "seed")
+    values = {name: getattr(args, name) for name in same}
+    return {**values, "languages": languages, "guidance_scale": args.guidance}
+
+
+def _measure(measure: Any, test: Any, args: argparse.Namespace) -> Any:
+    from tqdm import tqdm
+
+    from ..assemble import load_pipeline
+
     pipeline = load_pipeline(args.model, parts=("text_encoder", "unet", "vae"))
-    with tqdm(total=len(languages) * args.count, desc="pictures", disable=args.json) as bar:
-        tally = measure_obedience(pipeline, test, on_pictures=bar.update)
-    print(json.dumps(_rates(tally), indent=2) if args.json else _table(tally))
-    return 0
+    with tqdm(total=len(test.languages) * test.count, desc="pictures", disable=args.json) as bar:
+        return measure(pipeline, test, on_pictures=bar.update)
 
 
 def _rates(tally: Any) -> dict[str, dict[str, float]]:

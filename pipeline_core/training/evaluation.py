@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,18 +15,18 @@ import torch
 from ..errors import InvalidRequest
 from ..pipeline import TextToImagePipeline
 from ..values import ImageRequest
-from .world.captions import Caption, caption
+from .world.captions import LANGUAGES, Caption, caption
+from .world.mixing import join, two_captions
 from .world.obedience import Tally, measure
 from .world.scene import random_scene
 
-PromptSet = Literal["trained", "held-out", "phrasings"]
+PromptSet = Literal["trained", "held-out", "phrasings", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObedienceTest:
-    """What is measured and how the pictures are made."""
+class PictureSettings:
+    """How many pictures are measured, and how they are made."""
 
-    prompts: PromptSet = "trained"  # combinations: trained, held out; or phrasings never trained
     languages: tuple[str, ...]
     count: int = 50  # prompts of each language
     sampler: str = "dpmpp_2m"
@@ -38,18 +38,29 @@ class ObedienceTest:
     batch_size: int = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObedienceTest(PictureSettings):
+    """What is measured."""
+
+    # combinations trained or held out; phrasings never trained; two languages in one prompt
+    prompts: PromptSet = "trained"
+
+
 def obedience_prompts(test: ObedienceTest) -> list[Caption]:
     """Return `count` captions for each language; the same for the same test."""
-    split = "held-out" if test.prompts == "held-out" else "train"
-    wording = "held-out" if test.prompts == "phrasings" else "train"
     captions: list[Caption] = []
     for language in test.languages:
         rng = random.Random(f"{test.seed} {test.prompts} {language}")
-        captions += [
-            caption(random_scene(rng, split=split), language, rng, split=wording)
-            for _ in range(test.count)
-        ]
+        captions += [_prompt(test.prompts, language, rng) for _ in range(test.count)]
     return captions
+
+
+def _prompt(prompts: PromptSet, language: str, rng: random.Random) -> Caption:
+    scene = random_scene(rng, split="held-out" if prompts == "held-out" else "train")
+    if prompts == "mixed":
+        both = join(*two_captions(scene, language, LANGUAGES, rng))
+        return replace(both, language=language)
+    return caption(scene, language, rng, split="held-out" if prompts == "phrasings" else "train")
 
 
 def measure_obedience(
@@ -68,24 +79,31 @@ def measure_obedience(
     total = Tally({})
     for start in range(0, len(prompts), test.batch_size):
         batch = prompts[start : start + test.batch_size]
-        pixels = _pictures(pipeline, [item.text for item in batch], test, start)
+        pixels = make_pictures(pipeline, [item.text for item in batch], test, first=start)
         total += measure(pixels, [item.claims for item in batch], [p.language for p in batch])
         if on_pictures is not None:
             on_pictures(len(batch))
     return total
 
 
-def _pictures(
-    pipeline: TextToImagePipeline, texts: Sequence[str], test: ObedienceTest, first: int
+def make_pictures(
+    pipeline: TextToImagePipeline,
+    prompts: Sequence[str],
+    settings: PictureSettings,
+    *,
+    negatives: Sequence[str] = (),
+    first: int = 0,
 ) -> torch.Tensor:
+    """Return the pictures [B, 3, H, W] of prompts, 0..1; image i has seed `seed + first + i`."""
     request = ImageRequest(
-        prompts=tuple(texts),
-        width=test.width,
-        height=test.height,
-        steps=test.steps,
-        sampler=test.sampler,
-        guidance_scale=test.guidance_scale,
-        seed=test.seed + first,
+        prompts=tuple(prompts),
+        negative_prompts=tuple(negatives),
+        width=settings.width,
+        height=settings.height,
+        steps=settings.steps,
+        sampler=settings.sampler,
+        guidance_scale=settings.guidance_scale,
+        seed=settings.seed + first,
         safety="off",
     )
     return pipeline(request).pixels

@@ -17,10 +17,11 @@ import torch
 from ..denoising import DenoisingBatch
 from ..loop import Position
 from ..text_tower import AltClipText, restore_pads, trim_pads
-from ..world.captions import caption
+from ..world.captions import word
 from ..world.drawing import draw
 from ..world.scene import Scene, random_hazard_scene, random_scene
 from .configs import CONTEXT_LENGTH, VAE
+from .variation import describe
 from .vocabulary import Windows
 
 # (height, width) in pixels: share of the scenes
@@ -32,6 +33,7 @@ BUCKETS: dict[tuple[int, int], float] = {
     (192, 128): 0.05,
 }
 HAZARD_SHARE = 0.03
+WORD_SHARE = 0.03  # of the captions: a colour or a shape of the scene alone
 _ENCODED_AT_A_TIME, _SAVED_AT_A_TIME = 32, 512
 
 
@@ -108,7 +110,10 @@ class WorldSource:
         if rng.random() < self.dropped:
             return ""
         language = rng.choices(list(self.languages), list(self.languages.values()))[0]
-        return caption(scene, language, rng).text
+        if rng.random() < WORD_SHARE:
+            thing = rng.choice(scene.things)
+            return word(language, rng.choice((thing.shape, thing.colour)))
+        return describe(scene, language, list(self.languages), rng).text
 
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,9 @@ from ..contrastive import Clip, contrastive_loss
 from ..distillation import student_loss
 from ..loop import Position
 from ..text_tower import AltClipText, trim_pads
-from ..world.captions import Caption, caption, details, word
+from ..world.captions import Caption, caption, word
 from ..world.drawing import draw
+from ..world.mixing import caption_claiming
 from ..world.palette import COLOURS
 from ..world.scene import (
     SHAPES,
@@ -31,12 +31,11 @@ from ..world.scene import (
 )
 from .claims import ClaimReader, carriers, claim_classes
 from .configs import VISION
-from .variation import vary
+from .variation import describe
 from .vocabulary import Windows
 
 HAZARD_SHARE = 0.05  # of the scenes; the sign has a word, and the checker must know it
 EMPTY_SHARE = 0.02  # of the sentences: the prompt without words must be known too
-MIXED_SHARE = 0.08  # of the sentences: the same said in two languages
 WORD_SHARE = 0.04  # of the sentences: a colour or a shape alone
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -151,21 +150,12 @@ class StudentTask:
             return "", Caption("", language, Claims(()), "")
         if kind < EMPTY_SHARE + WORD_SHARE:
             return bare_word(language, rng)
-        scene = text_scene(rng)
-        detail = rng.choice(details(language, scene.relation, "train"))
-        other = caption(scene, language, rng, detail=detail)
-        text = vary(other.text, language, rng)
-        if kind > 1 - MIXED_SHARE:
-            text = f"{text}, {self._second(scene, other, rng)}"
-        return caption(scene, "en", rng, detail=detail).text, replace(other, text=text)
-
-    def _second(self, scene: Scene, said: Caption, rng: random.Random) -> str:
-        """Say some of the same in another language: prompts may mix them."""
-        for language in rng.sample(self.languages, len(self.languages)):
-            text = caption(scene, language, rng)
-            if claims_within(text.claims, said.claims):
-                return text.text
-        return said.text
+        while True:
+            scene = text_scene(rng)
+            other = describe(scene, language, self.languages, rng)
+            english = caption_claiming(scene, "en", other.claims, rng)
+            if english is not None:
+                return english.text, other
 
     def loss(self, network: torch.nn.Module, batch: ParallelBatch) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -177,12 +167,6 @@ class StudentTask:
         claims = self.reader.loss(learned, batch.classes)
         right = self.reader.right(learned, batch.classes).float().mean()
         return {**numbers, "loss": numbers["loss"] + claims, "claims": claims, "right": right}
-
-
-def claims_within(inner: Claims, outer: Claims) -> bool:
-    """Say whether `inner` claims nothing that `outer`, of the same scene, does not."""
-    classes, known = claim_classes([inner, outer])
-    return bool(((classes == 0) | (classes == known)).all())
 
 
 def bare_word(language: str, rng: random.Random) -> tuple[str, Caption]:

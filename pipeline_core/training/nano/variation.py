@@ -1,7 +1,8 @@
-"""Vary captions as people do, so that the student reads phrasings no template has.
+"""Vary captions as people do, so that prompts are understood in phrasings no template has.
 
 By rule, for every language alike: parts between commas change places, an opening of another
-template comes first, the case of the first letter and the full stop come and go.
+template comes first, the case of the first letter and the full stop come and go. Now and then a
+scene is described in two languages.
 """
 
 from __future__ import annotations
@@ -9,14 +10,32 @@ from __future__ import annotations
 import functools
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
+from ..world.captions import Caption, caption
 from ..world.grammar_files import load_grammar
+from ..world.mixing import join, two_captions
+from ..world.scene import Scene
 
 SHUFFLED, OPENED, RECASED = 0.35, 0.25, 0.3  # shares of the captions
+MIXED = 0.08  # share of the captions in two languages
 _COMMA = re.compile("\\s*[,\uff0c\u3001\u060c]\\s*")
 _STOPS = ".\u3002\u0964"
 _LEAST_OPENING = 3  # characters
 _NO_SPACES = ("zh", "ja", "th")
+
+
+def describe(scene: Scene, language: str, others: Sequence[str], rng: random.Random) -> Caption:
+    """Describe a scene in a language, varied; now and then in another of `others` as well."""
+    if set(others) - {language} and rng.random() < MIXED:
+        first, second = two_captions(scene, language, others, rng)
+        return join(_varied(first, rng), _varied(second, rng))
+    return _varied(caption(scene, language, rng), rng)
+
+
+def _varied(said: Caption, rng: random.Random) -> Caption:
+    return replace(said, text=vary(said.text, said.language, rng))
 
 
 def vary(text: str, language: str, rng: random.Random) -> str:
