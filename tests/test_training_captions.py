@@ -11,8 +11,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from multilingual_diffusion.pipeline_core.errors import FileRefused, InvalidRequest, UnknownName
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.models.specs import MODELS
+from multilingual_diffusion.pipeline_core.training.nano.configs import CONTEXT_LENGTH
 from multilingual_diffusion.pipeline_core.training.world import captions, grammar_files
 from multilingual_diffusion.pipeline_core.training.world.captions import (
     LANGUAGES,
@@ -23,7 +26,7 @@ from multilingual_diffusion.pipeline_core.training.world.captions import (
     parallel,
     word,
 )
-from multilingual_diffusion.pipeline_core.training.world.grammar import Slot
+from multilingual_diffusion.pipeline_core.training.world.grammar import Grammar, Slot
 from multilingual_diffusion.pipeline_core.training.world.grammar_files import load_grammar
 from multilingual_diffusion.pipeline_core.training.world.scene import (
     COLOURS,
@@ -40,6 +43,7 @@ from multilingual_diffusion.pipeline_core.training.world.scene import (
 )
 
 GOLD = json.loads((Path(__file__).parent / "data" / "captions_gold.json").read_text("utf-8"))
+TOKENIZER = NANO_FOLDER / "tokenizer" / "sentencepiece.bpe.model"
 KINDS = (None, *RELATIONS)
 
 
@@ -107,13 +111,15 @@ def test_files_are_composed_text(language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_there_are_enough_templates_and_every_fourth_is_held_out(language):
+def test_there_are_enough_templates_and_about_every_seventh_is_held_out(language):
     templates = load_grammar(language).templates
     for relation in KINDS:
         train = [t for t in templates if t.relation == relation and not t.held_out]
-        assert len(train) >= (8 if relation is None else 4)
+        modest = [t for t in train if t.detail in ("short", "background")]
+        assert len(train) >= (20 if relation is None else 11)
+        assert 0.35 <= len(modest) / len(train) <= (0.45 if relation is None else 0.7)
     held_out = sum(template.held_out for template in templates)
-    assert 0.20 <= held_out / len(templates) <= 0.27
+    assert 0.10 <= held_out / len(templates) <= 0.20
 
 
 @pytest.mark.parametrize("relation", KINDS)
@@ -146,6 +152,50 @@ def test_held_out_phrasings_are_new_but_their_words_are_not(language):
 
     assert fixed(True) <= fixed(False)
     assert forms(True) <= forms(False)
+
+
+def plain(text: str) -> str:
+    """Return a text without its case and punctuation."""
+    kept = (" " if unicodedata.category(mark)[0] == "P" else mark for mark in text.casefold())
+    return " ".join("".join(kept).split())
+
+
+def filled(rules: Grammar, *, held_out: bool) -> set[str]:
+    """Return what every wording of a split says of a few scenes, without case and punctuation."""
+    return {
+        plain(rules.fill(wording, ids, Usual()))
+        for template in rules.templates
+        if template.held_out == held_out
+        for ids in fillings(template.relation)[:9:4]
+        for wording in template.wordings
+    }
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_held_out_phrasings_differ_from_the_trained_in_more_than_punctuation(language):
+    rules = load_grammar(language)
+    assert not filled(rules, held_out=True) & filled(rules, held_out=False)
+
+
+def test_the_check_of_held_out_phrasings_sees_a_copy():
+    data = language_file("fr")
+    data["templates"]["one"].append("Fond {background:m} {a:@} {shape} {colour:@}.")
+    rules = grammar_files.parse_grammar("fr", data)
+    assert filled(rules, held_out=True) & filled(rules, held_out=False)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_tokenizer_of_nano_knows_every_word_and_fits_every_caption(language):
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER))
+    rng = random.Random(1)
+    texts = list(all_words(language))
+    texts += [
+        caption(random_scene(rng, split="any"), language, rng, split="all").text
+        for _ in range(1000)
+    ]
+    for text, ids in zip(texts, pieces.encode(texts), strict=True):
+        assert pieces.unk_id() not in ids, text
+        assert len(ids) + 2 <= CONTEXT_LENGTH, text
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
