@@ -41,15 +41,29 @@ def add_recipes(recipes: Subparsers) -> None:
             parser.add_argument("--alpha", type=float, help="default: the rank")
         _add_loop(parser)
         parser.set_defaults(run=run_unet_recipe)
-    parser = recipes.add_parser(
+    _add_text_recipes(recipes)
+
+
+def _add_text_recipes(recipes: Subparsers) -> None:
+    learning = recipes.add_parser(
         "teacher-learning", help="a multilingual encoder learns a CLIP's text space"
     )
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of a CLIP text model")
-    parser.add_argument("--student", type=Path, required=True, help="text_encoder folder (XLM-R)")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece.bpe.model")
-    parser.add_argument("--data", type=Path, required=True, help="JSONL of parallel sentences")
-    _add_loop(parser)
-    parser.set_defaults(run=run_teacher_learning)
+    learning.add_argument("--teacher", type=Path, required=True, help="folder of a CLIP text model")
+    learning.add_argument("--data", type=Path, required=True, help="JSONL of parallel sentences")
+    learning.set_defaults(run=run_teacher_learning)
+    tuning = recipes.add_parser(
+        "contrastive-tuning", help="then learns from pictures, the image tower frozen"
+    )
+    tuning.add_argument("--vision", type=Path, required=True, help="folder of a CLIP vision model")
+    tuning.add_argument("--data", type=Path, required=True, help="folder or tar of pictures")
+    tuning.add_argument(
+        "--languages", nargs="+", metavar="TAG[=WEIGHT]", help="which captions, how often"
+    )
+    tuning.set_defaults(run=run_contrastive_tuning)
+    for parser in (learning, tuning):
+        parser.add_argument("--student", type=Path, required=True, help="text_encoder folder")
+        parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece.bpe.model")
+        _add_loop(parser)
 
 
 def _add_loop(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +142,23 @@ def run_teacher_learning(args: argparse.Namespace) -> int:
         loop=_loop(args),
     )
     print(learn_from_teacher(recipe))
+    return 0
+
+
+def run_contrastive_tuning(args: argparse.Namespace) -> int:
+    """Run contrastive tuning and print the folder of the student."""
+    from .contrastive_tuning import ContrastiveTuning, tune_by_contrast
+
+    recipe = ContrastiveTuning(
+        vision=args.vision,
+        student=args.student,
+        tokenizer=args.tokenizer,
+        data=args.data,
+        folder=args.folder,
+        languages=read_weights(args.languages),
+        loop=_loop(args),
+    )
+    print(tune_by_contrast(recipe))
     return 0
 
 

@@ -1,8 +1,8 @@
 """Teacher learning for any CLIP: an XLM-R takes over its text space from parallel sentences.
 
 The teacher reads English, the student another language (or English); pooled vectors and, for the
-m18 kind, the sentence's own penultimate states are matched (`distillation`). Then, if wanted, the
-student is tuned by contrast against a frozen image tower (LiT, arXiv 2111.07991).
+m18 kind, the sentence's own penultimate states are matched (`distillation`). Then, if wanted, see
+`contrastive_tuning`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ..errors import FileRefused, InvalidRequest
 from ..models.configs import ALT_M18_TEXT
 from ..models.strict_json import read_json
 from ..text.tokenizers import SentencePieceTokenizer
-from .contrastive import contrastive_loss
 from .distillation import student_loss
 from .loop import LoopOptions, Position, run_stage
 from .text_tower import PAD_ID, AltClipText, trim_pads
@@ -110,26 +109,6 @@ class TeacherLearningTask:
         return student_loss(pooled.float(), output.pooled.float(), taught, {"end": ends.float()})
 
 
-class ContrastiveTuningTask:
-    """The student against a frozen image tower; `pairs(position, size)` gives pixels and ids."""
-
-    def __init__(self, student: AltClipText, vision: Any, pairs: Any, scale: float = 100.0) -> None:
-        self.network, self.pairs, self.scale = student, pairs, torch.tensor(scale)
-        self.vision = vision.train(False).requires_grad_(False)
-
-    def batch(self, position: Position, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.pairs(position, size)
-
-    def loss(
-        self, network: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        device = next(network.parameters()).device
-        pixels, ids = (value.to(device) for value in batch)
-        with torch.no_grad():
-            images = self.vision.to(device)(pixels).image_embeds
-        return {"loss": contrastive_loss(images, network(ids).pooled, self.scale.to(device))}
-
-
 def make_windows(tokenizer: SentencePieceTokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Return ids [B, 77]: start, pieces, end, pads; what does not fit is cut."""
     rows: list[list[int]] = []
@@ -180,6 +159,18 @@ def load_student(folder: Path, project_dim: int) -> AltClipText:
     return student.float()
 
 
+def write_student(student: AltClipText, source: Path, target: Path) -> None:
+    """Write a text_encoder folder: the weights, and the config of the folder they came from."""
+    from safetensors.torch import save_file
+
+    target.mkdir(parents=True, exist_ok=True)
+    state = {name: value.cpu().contiguous() for name, value in student.state_dict().items()}
+    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+    own = {"has_pre_transformation": True, "project_dim": student.transformation.out_features}
+    config = {**read_json(source / "config.json"), **own}
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
 def learn_from_teacher(recipe: TeacherLearning) -> Path:
     """Run the stage, continuing where it stopped; return the student's text_encoder folder.
 
@@ -187,7 +178,6 @@ def learn_from_teacher(recipe: TeacherLearning) -> Path:
         FileRefused, InvalidRequest: the data or the student cannot be read.
         MissingDependency: accelerate is not installed.
     """
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
     lines = read_parallel(recipe.data)
@@ -206,10 +196,5 @@ def learn_from_teacher(recipe: TeacherLearning) -> Path:
     average = run_stage(task, recipe.loop, recipe.folder)
     average.write_to(dict(student.named_parameters()))
     target = recipe.folder / "text_encoder"
-    target.mkdir(parents=True, exist_ok=True)
-    state = {name: value.cpu().contiguous() for name, value in student.state_dict().items()}
-    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
-    config = {**read_json(recipe.student / "config.json"), "has_pre_transformation": True}
-    config["project_dim"] = network.config.projection_dim
-    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    write_student(student, recipe.student, target)
     return target

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ..contrastive import Clip, contrastive_loss
+from ..contrastive_tuning import MEAN, STD
 from ..distillation import student_loss
 from ..loop import Position
 from ..text_tower import AltClipText, trim_pads
@@ -37,8 +38,6 @@ from .vocabulary import Windows
 HAZARD_SHARE = 0.05  # of the scenes; the sign has a word, and the checker must know it
 EMPTY_SHARE = 0.02  # of the sentences: the prompt without words must be known too
 WORD_SHARE = 0.04  # of the sentences: a colour or a shape alone
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def text_scene(rng: random.Random) -> Scene:
