@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from multilingual_diffusion.__main__ import main
 from multilingual_diffusion.nodes import NODE_CLASS_MAPPINGS, host
 from multilingual_diffusion.nodes.sockets import SocketPart
 from multilingual_diffusion.nodes.stock import STOCK_CLASS_MAPPINGS, STOCK_DISPLAY_NAME_MAPPINGS
@@ -308,3 +309,29 @@ def test_a_shared_graph_runs_without_the_host(tmp_path: Path) -> None:
         result = Executor({**STOCK_CLASS_MAPPINGS, **NODE_CLASS_MAPPINGS}).run(flow)
     assert result.ui["save"]["images"][0]["filename"] == "shared_00001_.png"
     assert (tmp_path / "output" / "shared_00001_.png").stat().st_size > 100
+
+
+def test_run_reads_the_input_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the workflow, or the one that is named."""
+    flow = tmp_path / "flow.json"
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "in.png"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    flow.write_text(json.dumps(nodes), encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    save(tmp_path / "input" / "in.png", np.full((8, 8, 3), 10, np.uint8))
+    save(tmp_path / "other" / "in.png", np.full((8, 8, 3), 20, np.uint8))
+    command = ["run", str(flow), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command, "--input-dir", str(tmp_path / "other")]) == 0
+    values = [
+        np.asarray(Image.open(path))[0, 0, 0] for path in sorted((tmp_path / "out").iterdir())
+    ]
+    assert values == [245, 235]
+    assert main([*command, "--input-dir", str(tmp_path / "absent")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    target = tmp_path / "api.json"
+    assert main(["convert", str(flow), "--output", str(target)]) == 0
+    assert json.loads(target.read_text(encoding="utf-8"))["2"]["class_type"] == "ImageInvert"

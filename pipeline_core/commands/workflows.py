@@ -1,6 +1,7 @@
 """`multilingual-diffusion run` and `convert`: workflow files without a server.
 
-The node classes are handed in by the entry point, since the core knows no nodes.
+The node classes are handed in by the entry point, since the core knows no nodes; they are loaded
+only by these commands.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ from ..errors import InvalidRequest, UnknownName
 from .options import Subparsers, check_folder, write_text
 
 if TYPE_CHECKING:
-    from ..workflow import NodeDefinition, Workflow
+    from ..workflow import NodeDefinition, NodePack, Workflow
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The node classes of a pack by id, their titles, and how it is told its folders.
+    """How the node classes are loaded, and how they are told their folders.
 
-    `use_folders(model folders, output folder)` holds while its context lasts.
+    `use_folders(model folders, input folder, output folder)` holds while its context lasts.
     """
 
-    classes: Mapping[str, type]
-    titles: Mapping[str, str]
-    use_folders: Callable[[tuple[Path, ...], Path], AbstractContextManager[None]]
+    load: Callable[[], NodePack]
+    use_folders: Callable[[tuple[Path, ...], Path, Path], AbstractContextManager[None]]
 
 
 def add_parser(subparsers: Subparsers, nodes: Nodes) -> None:
@@ -43,6 +43,10 @@ def add_parser(subparsers: Subparsers, nodes: Nodes) -> None:
         "--set", action="append", default=[], metavar="NODE.INPUT=VALUE", dest="changes"
     )
     run_parser.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER")
+    run_parser.add_argument(
+        "--input-dir", type=Path, metavar="FOLDER",
+        help="pictures to load; else the folder `input` beside the workflow, or here",
+    )  # fmt: skip
     run_parser.add_argument("--models-dir", type=Path, metavar="FOLDER")
     run_parser.add_argument("--only", metavar="NODE", help="run this node and what it needs")
     run_parser.add_argument("--dry-run", action="store_true", help="validate, run nothing")
@@ -72,11 +76,12 @@ def run(args: argparse.Namespace, nodes: Nodes) -> int:
 
     from ..workflow import Executor, InvalidWorkflow, json_lines, validate
 
+    pictures = _input_folder(args)
+    models = (args.models_dir,) if args.models_dir else ()
     classes, titles = _with_packs(args, nodes)
     workflow = _changed(_read(args.workflow, classes, titles), args.changes)
     check_folder(args.output)
-    models = (args.models_dir,) if args.models_dir else ()
-    with nodes.use_folders(models, args.output), torch.inference_mode():
+    with nodes.use_folders(models, pictures, args.output), torch.inference_mode():
         try:
             if args.dry_run:
                 checked = validate(workflow, classes, only=args.only, titles=titles)
@@ -114,14 +119,23 @@ def convert(args: argparse.Namespace, nodes: Nodes) -> int:
     return 0
 
 
+def _input_folder(args: argparse.Namespace) -> Path:
+    """Return the folder asked for, else `input` beside the workflow, else that of this folder."""
+    if args.input_dir is None:
+        beside = args.workflow.parent / "input"
+        return beside if beside.is_dir() else Path("input")
+    if not args.input_dir.is_dir():
+        raise InvalidRequest(f"--input-dir {args.input_dir}: there is no such folder")
+    return args.input_dir
+
+
 def _with_packs(
     args: argparse.Namespace, nodes: Nodes
 ) -> tuple[Mapping[str, type], Mapping[str, str]]:
     from ..workflow import load_node_pack
 
-    classes, titles = dict(nodes.classes), dict(nodes.titles)
-    for path in args.packs:
-        pack = load_node_pack(path)
+    classes, titles = dict[str, type](), dict[str, str]()
+    for pack in (nodes.load(), *map(load_node_pack, args.packs)):
         classes |= pack.classes
         titles |= pack.titles
     return classes, titles
