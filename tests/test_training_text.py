@@ -183,3 +183,24 @@ def test_descriptions_are_varied_and_now_and_then_in_two_languages() -> None:
     assert 0.02 < len(mixed) / len(said) < 0.2
     assert not any("+" in describe(scene, "ko", ("ko",), rng).template for scene in scenes)
     assert {item.language for item in said} > {"ko"}
+
+
+def test_no_variation_is_a_phrasing_that_was_held_out() -> None:
+    """Korean says "thing, background" in training; its other order is measured, never taught."""
+
+    def plain(text: str) -> str:
+        return text.strip(".").lower()
+
+    scene, draws = random_scene(random.Random(4), objects=1), [random.Random(i) for i in range(500)]
+    held_out = {plain(caption(scene, "ko", rng, split="held-out").text) for rng in draws}
+    assert held_out.isdisjoint(plain(describe(scene, "ko", ("ko",), rng).text) for rng in draws)
+    said = [caption(scene, "ko", rng, detail="background") for rng in draws]
+    turned = {plain(vary(item.text, "ko", rng)) for item, rng in zip(said, draws, strict=True)}
+    assert turned & held_out  # what a free shuffle would have taught
+
+
+def test_openings_never_lead_into_the_background() -> None:
+    for language in LANGUAGES:
+        assert not {"the background is ", "fond ", "le fond est ", "der hintergrund ist "} & {
+            opening.lower() for opening in openings(language)
+        }

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..world.captions import Caption, caption
+from ..world.grammar import Pieces, Slot
 from ..world.grammar_files import load_grammar
 from ..world.mixing import join, two_captions
 from ..world.scene import Scene
@@ -35,18 +36,19 @@ def describe(scene: Scene, language: str, others: Sequence[str], rng: random.Ran
 
 
 def _varied(said: Caption, rng: random.Random) -> Caption:
-    return replace(said, text=vary(said.text, said.language, rng))
+    shuffled = said.template not in _like_held_out(said.language)
+    return replace(said, text=vary(said.text, said.language, rng, shuffled=shuffled))
 
 
-def vary(text: str, language: str, rng: random.Random) -> str:
+def vary(text: str, language: str, rng: random.Random, *, shuffled: bool = True) -> str:
     """Return the caption in other words' order; what it claims stays."""
     stop = text[-1:] if text[-1:] in _STOPS else ""
     body = text.removesuffix(stop) if stop else text
     commas = _COMMA.findall(body)
-    if commas and rng.random() < SHUFFLED:
+    if rng.random() < SHUFFLED and shuffled:
         parts = _COMMA.split(body)
         rng.shuffle(parts)
-        body = commas[0].join(parts)
+        body = commas[0].join(parts) if commas else body
     if rng.random() < OPENED and (known := openings(language)):
         body = rng.choice(known) + body
     if rng.random() < RECASED:
@@ -58,13 +60,37 @@ def vary(text: str, language: str, rng: random.Random) -> str:
 
 @functools.cache
 def openings(language: str) -> tuple[str, ...]:
-    """Return what training templates of a language say before the first word of the scene."""
+    """Return what training templates of a language say before the first word of the thing."""
     found = {
         wording[0]
         for template in load_grammar(language).templates
         if not template.held_out and template.relation is None
         for wording in template.wordings
         if isinstance(wording[0], str) and len(wording[0].strip()) >= _LEAST_OPENING
+        if next(piece.role for piece in wording if isinstance(piece, Slot)) != "background"
     }
     space = "" if language in _NO_SPACES else " "
     return tuple(sorted(opening.rstrip() + space for opening in found))
+
+
+@functools.cache
+def _like_held_out(language: str) -> frozenset[str]:
+    """Name the training templates whose parts, in another order, are those of a held-out one."""
+    templates = load_grammar(language).templates
+    held_out = {
+        parts for item in templates if item.held_out for parts in map(_parts, item.wordings)
+    }
+    return frozenset(
+        item.name
+        for item in templates
+        if not item.held_out and not held_out.isdisjoint(map(_parts, item.wordings))
+    )
+
+
+def _parts(wording: Pieces) -> tuple[str, ...]:
+    """Return what stands between the commas of a template, sorted."""
+    texts = [
+        piece if isinstance(piece, str) else f"{{{piece.role} {piece.thing} {piece.form}}}"
+        for piece in wording
+    ]
+    return tuple(sorted(_COMMA.split("".join(texts).rstrip(_STOPS).lower())))
