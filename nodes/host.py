@@ -143,8 +143,10 @@ class Place:
         return self.compute == self.rest
 
 
-def choose_place(device: str) -> Place:
+def choose_place(device: str, part: PartName | None = None) -> Place:
     """Return the place of a device's name; for "auto" the host says, else the best there is.
+
+    The host may put text encoders and VAEs elsewhere than UNets (`--lowvram`, `--cpu-vae`).
 
     Raises:
         UnknownName, InvalidRequest: see `choose_device`.
@@ -156,6 +158,10 @@ def choose_place(device: str) -> Place:
         return Place(chosen, chosen)
     import comfy.model_management as management
 
+    if part == "text_encoder":
+        return Place(management.text_encoder_device(), management.text_encoder_offload_device())
+    if part == "vae":
+        return Place(management.vae_device(), management.vae_offload_device())
     return Place(management.get_torch_device(), management.unet_offload_device())
 
 
@@ -165,8 +171,9 @@ def make_patcher(network: torch.nn.Module, place: Place) -> Any:
         return None
     from comfy.model_patcher import ModelPatcher
 
-    # The list around it takes the attributes that a patcher sets (diffusers' own refuse `device`).
-    holder = torch.nn.ModuleList([network])
+    # The list around it takes the attributes that a patcher sets (diffusers' own refuse `device`);
+    # its class is called as the network's, which is what the host's log says.
+    holder = type(type(network).__name__, (torch.nn.ModuleList,), {})([network])
     return ModelPatcher(holder, load_device=place.compute, offload_device=place.rest)
 
 
@@ -176,7 +183,11 @@ def bring(patcher: Any, memory: int) -> None:
         return
     import comfy.model_management as management
 
-    management.load_models_gpu([patcher], memory_required=memory)
+    # Whole or not at all: the host streams the weights of its own layers only, and would leave
+    # those of plain ones behind.
+    management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
+    if patcher.loaded_size() < patcher.model_size():  # under --novram even then
+        patcher.partially_load(patcher.load_device, float("inf"))
 
 
 def intermediate_device() -> torch.device:

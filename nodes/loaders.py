@@ -199,38 +199,44 @@ def _load(
 ) -> tuple[SocketPart[Any], ...]:
     """Load parts of a model; one that it lacks is an error where it is the `only` one."""
     from ..pipeline_core.assemble import LoadOptions, load_pipeline
+    from ..pipeline_core.loading.devices import choose_dtype
 
     check_choice("device", device, DEVICES)
     check_choice("dtype", dtype, DTYPES)
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
-    place = host.choose_place(device)
+    places = {part: host.choose_place(device, part) for part in parts}
+    for place in places.values():
+        choose_dtype(dtype, place.compute, parameters=0)  # refuses before anything is loaded
     path = host.model_folders(parts[0] if only else None).find_name(model)
     detection = LoadOptions(allow_pickle=allow_pickle).find(path)
     wanted: list[PartName] = [part for part in parts if only or part in detection.parts]
     if "text_encoder" in wanted:
         wanted.append("tokenizer")
+    first = places[parts[0]]
+    settled = first.is_one and set(places.values()) == {first}
     pipeline = load_pipeline(
         path,
-        device=place.rest,
-        dtype=dtype if place.is_one else "keep",
+        device=first.rest if settled else "cpu",
+        dtype=dtype if settled else "keep",
         parts=wanted,
         allow_pickle=allow_pickle,
         ema=ema,
         prediction_type=None if prediction_type == "auto" else prediction_type,
     )
-    return tuple(_wrap(part, pipeline, detection, place, dtype) for part in parts)
+    if not settled:
+        for part in parts:
+            _settle(getattr(pipeline.parts, part), places[part], dtype)
+    return tuple(_wrap(part, pipeline, detection, places[part]) for part in parts)
 
 
 def _wrap(
-    part: PartName, pipeline: TextToImagePipeline, detection: Detection, place: host.Place,
-    dtype: str,
-) -> SocketPart[Any]:  # fmt: skip
+    part: PartName, pipeline: TextToImagePipeline, detection: Detection, place: host.Place
+) -> SocketPart[Any]:
     loaded = getattr(pipeline.parts, part)
     fields: dict[str, Any] = {"source": pipeline.source, "part": loaded}
     if loaded is None:
         fields["missing"] = f"{pipeline.source} has no {part}: {_MISSING[part]}"
     else:
-        _settle(loaded.network, place, dtype)
         fields["patcher"] = host.make_patcher(loaded.network, place)
     if part != "unet":
         return SocketPart(**fields)
@@ -243,15 +249,17 @@ def _wrap(
     )
 
 
-def _settle(network: torch.nn.Module, place: host.Place, dtype: str) -> None:
-    """Give a network that rests elsewhere the precision of the device it computes on."""
+def _settle(loaded: Any, place: host.Place, dtype: str) -> None:
+    """Give a part that rests elsewhere the precision of the device it computes on."""
     from ..pipeline_core.loading.devices import choose_dtype
 
-    if place.is_one:
+    if loaded is None:
         return
+    network: torch.nn.Module = loaded.network
     parameters = sum(each.numel() for each in network.parameters())
     own = next(network.parameters()).dtype
-    network.to(choose_dtype(dtype, place.compute, parameters, own).dtype)
+    chosen = choose_dtype(dtype, place.compute, parameters, own).dtype
+    torch.nn.Module.to(network, chosen)  # diffusers' own logs a warning that names no module
 
 
 def _scaling_factor(pipeline: TextToImagePipeline, detection: Detection) -> float:

@@ -37,13 +37,17 @@ class Comfy:
         self.progress: list[tuple[int, int, Any]] = []
         self.interrupt_at: int | None = None
         self.args = SimpleNamespace(disable_metadata=False, preview_method="auto")
+        self.text_encoder_device = torch.device("cpu", 0)
 
     def add_folder(self, kind: str, path: str) -> None:
         paths = self.folders.setdefault(kind, [])
         if path not in paths:
             paths.append(path)
 
-    def bring(self, patchers: list[Any], memory_required: int) -> None:
+    def bring(
+        self, patchers: list[Any], memory_required: int, force_full_load: bool = False
+    ) -> None:
+        assert force_full_load  # plain layers cannot be streamed
         self.brought.append((patchers, memory_required))
 
     def throw_if_interrupted(self) -> None:
@@ -58,6 +62,11 @@ class Comfy:
                 model.device = offload_device  # as the host does; a property would refuse it
                 self.model, self.load_device = model, load_device
 
+            def model_size(self) -> int:
+                return 1
+
+            loaded_size = model_size
+
         class ProgressBar:
             def __init__(self, total: int) -> None:
                 self.total = total
@@ -70,6 +79,10 @@ class Comfy:
             "comfy.model_management": {
                 "get_torch_device": lambda: torch.device("cpu", 0),  # not where networks rest
                 "unet_offload_device": lambda: torch.device("cpu"),
+                "text_encoder_device": lambda: self.text_encoder_device,
+                "text_encoder_offload_device": lambda: torch.device("cpu"),
+                "vae_device": lambda: torch.device("cpu", 0),
+                "vae_offload_device": lambda: torch.device("cpu"),
                 "intermediate_device": lambda: torch.device("cpu"),
                 "load_models_gpu": self.bring,
                 "throw_exception_if_processing_interrupted": self.throw_if_interrupted,
@@ -145,6 +158,16 @@ def test_every_network_is_brought_before_it_runs(comfy: Comfy) -> None:
     assert networks == [part.part.network for part in parts]
     memory = {id(patchers[0]): required for patchers, required in comfy.brought}
     assert memory[id(unet)] > 0 and memory[id(vae)] > 0
+
+
+def test_the_host_may_keep_a_text_encoder_on_the_cpu(comfy: Comfy) -> None:
+    comfy.text_encoder_device = torch.device("cpu")  # as under --lowvram
+    parts = call("MultilingualModelLoader", model="checked", dtype="bf16")
+    devices = [part.patcher.load_device for part in parts]
+    assert devices == [torch.device("cpu"), *[torch.device("cpu", 0)] * 3]
+    assert all(next(p.part.network.parameters()).dtype == torch.bfloat16 for p in parts[1:])
+    alone = call("MultilingualTextEncoderLoader", model="checked")[0]
+    assert alone.patcher.load_device == torch.device("cpu")
 
 
 def test_a_fixed_device_and_precision_are_kept(comfy: Comfy) -> None:
