@@ -59,6 +59,13 @@ def test_equal_to_the_library(tmp_path):
     assert header.tensors["scalar"].nbytes == 4
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_length_that_looks_like_a_pickle_is_none(tmp_path, length):
+    text = json.dumps({"a": F32}).encode().ljust(length)
+    path = write(tmp_path / "x", text)
+    assert sniff(path) == "safetensors" and read_safetensors_header(path).tensors
+
+
 CRAFTED = {
     "overlap": ({"a": tensor(), "b": tensor(start=4, end=12)}, 12, "overlaps"),
     "same bytes twice": ({"a": tensor(), "b": tensor()}, 8, "overlaps"),

@@ -75,15 +75,16 @@ def sniff(path: Path) -> FileKind:
         return "empty"
     if start.startswith(b"PK\x03\x04"):
         return "torch-zip"
+    # Eight bytes of length, then the JSON object; text would give a length beyond any file. Before
+    # the pickles: a length of 640 starts with the bytes of protocol 2.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40:
+        return "safetensors"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "torch-legacy-pickle"
     if start.startswith(b"version https://git-lfs"):
         return "git-lfs-pointer"
     if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         return "html"
-    # eight bytes of length, then the JSON object; text would give a length beyond any file
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40:
-        return "safetensors"
     return "unknown"
 
 
