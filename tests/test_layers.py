@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "safety": BASE,
     "images": BASE,
     "loading": BASE | {"text", "safety"},
+    "adapters": BASE | {"loading", "sampling"},
     "outline": BASE | {"text", "sampling", "safety"},
     "grouping": BASE | {"text"},
     "pipeline": BASE | {"text", "sampling", "vae", "safety", "images", "outline", "grouping"},

@@ -1,0 +1,1 @@
+"""What changes a loaded model without another checkpoint: LoRA files, textual inversion files."""

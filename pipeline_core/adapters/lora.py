@@ -1,0 +1,93 @@
+"""LoRAs on a UNet: merged into copies of the weights they change, all else shared.
+
+The UNet that comes in stays as it is, so taking a LoRA off is taking the other UNet: bit for bit.
+However many are stacked, each weight is the original plus the sum of all changes, computed in
+float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import InvalidRequest
+from ..ranges import check_number
+from ..sampling import UNetDenoiser
+from .lora_files import Lora
+
+MAX_STRENGTH = 100.0  # as the host's own loader
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA and its strength: 1 as trained, below 0 away from what it learned."""
+
+    lora: Lora
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("strength", self.strength, -MAX_STRENGTH, MAX_STRENGTH)
+
+
+class LoraDenoiser(UNetDenoiser):
+    """A UNet with LoRAs merged; `base` is the one without any."""
+
+    def __init__(self, base: UNetDenoiser, loras: Sequence[AppliedLora], network: Any) -> None:
+        super().__init__(network)
+        self.base = base
+        self.loras = tuple(loras)
+
+
+def apply_loras(
+    unet: UNetDenoiser, loras: Iterable[AppliedLora], *, device: torch.device | None = None
+) -> UNetDenoiser:
+    """Return the UNet with LoRAs added to those it may have; at strength 0 nothing is added.
+
+    Weights that no LoRA changes are shared with `unet` where they lie on `device` (None: where
+    they lie).
+
+    Raises:
+        InvalidRequest: a weight leaves the range of its dtype at this strength.
+        FileRefused: a number in a LoRA is not finite.
+    """
+    added = [applied for applied in loras if applied.strength]
+    if not added:
+        return unet
+    base, before = (unet.base, unet.loras) if isinstance(unet, LoraDenoiser) else (unet, ())
+    stack = (*before, *added)
+    return LoraDenoiser(base, stack, _merge(base.network, stack, device))
+
+
+def _merge(
+    network: torch.nn.Module, stack: Sequence[AppliedLora], device: torch.device | None
+) -> torch.nn.Module:
+    """Return a network of the same structure with the changed weights as its own."""
+    changed = {layer.target for applied in stack for layer in applied.lora.layers}
+    ours: dict[int, Any] = {}  # what a deep copy takes instead of an object, by its id
+    for name, weight in network.named_parameters():
+        merged = _merge_weight(name, weight, stack) if name in changed else weight.detach()
+        ours[id(weight)] = torch.nn.Parameter(merged.to(device or weight.device), False)
+    return copy.deepcopy(network, ours)
+
+
+def _merge_weight(
+    name: str, weight: torch.nn.Parameter, stack: Sequence[AppliedLora]
+) -> torch.Tensor:
+    changes = (
+        applied.lora.change(layer) * applied.strength
+        for applied in stack
+        for layer in applied.lora.layers
+        if layer.target == name
+    )
+    # on the CPU wherever the weight lies: the same weights everywhere, and MPS has no float64
+    exact = weight.detach().to("cpu", torch.float64)
+    merged = (exact + functools.reduce(torch.add, changes)).to(weight.dtype)
+    if not bool(torch.isfinite(merged).all()):
+        names = ", ".join(f"{applied.lora.name} at {applied.strength:g}" for applied in stack)
+        raise InvalidRequest(f"{names}: {name} leaves the range of {weight.dtype}; take less")
+    return merged.to(weight.device)
