@@ -1,0 +1,72 @@
+"""A family of tiny models for graft tests: base, multilingual (trained further), community.
+
+The multilingual UNet differs from the base in cross-attention and in one convolution, that of the
+community in everything. Values are random, so no tensor is equal by chance.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import layouts
+import tiny
+import torch
+from ldm_names import ldm_unet
+from safetensors.torch import load_file, save_file
+
+Family = Literal["sd1", "sd2"]
+Tensors = dict[str, torch.Tensor]
+MULTILINGUAL: dict[Family, layouts.Model] = {"sd1": "m9", "sd2": "m18"}
+TRAINED = "down_blocks.1.resnets.0.conv1.weight"  # beyond cross-attention
+
+
+@functools.cache
+def unet_tensors(family: Family, role: str) -> Tensors:
+    """Return the UNet of one role, by diffusers' names; do not change it."""
+    config = tiny.UNET_M9 if family == "sd1" else tiny.UNET_M18
+    base = dict(tiny.unet(config, seed=21).state_dict())
+    if role == "base":
+        return base
+    generator = torch.Generator().manual_seed({"multilingual": 22, "community": 23}[role])
+    return {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator)
+        if role == "community" or ".attn2." in name or name == TRAINED
+        else value
+        for name, value in base.items()
+    }
+
+
+def write_folder(
+    path: Path, model: layouts.Model, unet: Mapping[str, torch.Tensor], **options: Any
+) -> Path:
+    """Write a diffusers folder with that UNet in it."""
+    layouts.write_diffusers_folder(path, model, weights="safetensors", **options)
+    save_file(dict(unet), path / "unet" / "diffusion_pytorch_model.safetensors")
+    return path
+
+
+def write_checkpoint(
+    path: Path,
+    family: Family,
+    unet: Mapping[str, torch.Tensor],
+    change: Callable[[Tensors], Tensors] = lambda tensors: tensors,
+) -> Path:
+    """Write a plain Stable Diffusion checkpoint (CLIP, VAE, buffers) with that UNet in it."""
+    layouts.write_sd_checkpoint(path, family)
+    tensors = load_file(path)
+    for name, value in ldm_unet(dict(unet)).items():
+        tensors[f"model.diffusion_model.{name}"] = value.contiguous()
+    save_file(change(tensors), path, {"modelspec.license": "MIT", "modelspec.hash_sha256": "0x1"})
+    return path
+
+
+def write_family(root: Path, family: Family = "sd1") -> Path:
+    """Write `base`, `multilingual`, `community` as folders, `community.safetensors` as a file."""
+    for role in ("base", "community"):
+        write_folder(root / role, family, unet_tensors(family, role))
+    write_folder(root / "multilingual", MULTILINGUAL[family], unet_tensors(family, "multilingual"))
+    write_checkpoint(root / "community.safetensors", family, unet_tensors(family, "community"))
+    return root
