@@ -1,14 +1,16 @@
 """The nodes, one file a room in the order of the flow; ComfyUI reads the two mappings.
 
-Registering them imports no heavy library: what a node needs is imported when it runs.
+Registering them imports no heavy library: what a node needs is imported when it runs. Bridges to
+ComfyUI's own models are there only where ComfyUI is.
 """
 
 from __future__ import annotations
 
-from . import images, latents, loaders, safety, sampler, text, vae
+from . import bridges, host, images, latents, loaders, safety, sampler, text, vae
 
+_ROOMS = (loaders, text, latents, sampler, vae, safety, images)
 NODES: list[type] = [
-    node for room in (loaders, text, latents, sampler, vae, safety, images) for node in room.NODES
+    node for room in (*_ROOMS, *([bridges] if host.is_hosted() else [])) for node in room.NODES
 ]
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in NODES}

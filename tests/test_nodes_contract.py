@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from multilingual_diffusion.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
+from multilingual_diffusion.nodes import (
+    NODE_CLASS_MAPPINGS,
+    NODE_DISPLAY_NAME_MAPPINGS,
+    bridges,
+    host,
+)
 from multilingual_diffusion.pipeline_core.workflow import definitions_from_classes
 
 ROOT = Path(__file__).parent.parent
@@ -52,11 +57,17 @@ FROZEN = {
     "MultilingualSaveImage": ("images filename_prefix safety_record", ""),
     "MultilingualPreviewImage": ("images", ""),
 }
-every_node = pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
+# Registered in ComfyUI only; their classes need none, so the contract holds here too.
+FROZEN_BRIDGES = {
+    "MultilingualUNetToModel": ("unet", "model"),
+}
+BRIDGES: dict[str, type] = {node.__name__: node for node in bridges.NODES}
+EVERY_CLASS = {**NODE_CLASS_MAPPINGS, **BRIDGES}
+every_node = pytest.mark.parametrize("name", EVERY_CLASS)
 
 
 def inputs_of(name: str) -> dict:
-    types = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()
+    types = EVERY_CLASS[name].INPUT_TYPES()
     assert set(types) <= {"required", "optional", "hidden"}
     return {**types["required"], **types.get("optional", {})}
 
@@ -64,9 +75,10 @@ def inputs_of(name: str) -> dict:
 def test_ids_widgets_and_outputs_are_frozen() -> None:
     found = {
         name: (" ".join(inputs_of(name)), " ".join(getattr(node, "RETURN_NAMES", ())))
-        for name, node in NODE_CLASS_MAPPINGS.items()
+        for name, node in EVERY_CLASS.items()
     }
-    assert found == FROZEN
+    assert found == {**FROZEN, **FROZEN_BRIDGES}
+    assert list(NODE_CLASS_MAPPINGS) == list(FROZEN)
     assert list(NODE_DISPLAY_NAME_MAPPINGS) == list(FROZEN)
     assert len(set(NODE_DISPLAY_NAME_MAPPINGS.values())) == len(FROZEN)
 
@@ -86,7 +98,7 @@ def test_every_input_has_a_tooltip_and_a_valid_default(name: str) -> None:
 
 @every_node
 def test_outputs_are_described(name: str) -> None:
-    node = NODE_CLASS_MAPPINGS[name]
+    node = EVERY_CLASS[name]
     outputs = node.RETURN_TYPES
     assert len(outputs) == len(node.OUTPUT_TOOLTIPS) == len(getattr(node, "RETURN_NAMES", ()))
     assert len(getattr(node, "OUTPUT_IS_LIST", outputs)) == len(outputs)
@@ -100,7 +112,7 @@ def test_outputs_are_described(name: str) -> None:
 
 @every_node
 def test_execute_takes_exactly_the_inputs(name: str) -> None:
-    node = NODE_CLASS_MAPPINGS[name]
+    node = EVERY_CLASS[name]
     assert node.FUNCTION == "execute"
     types = node.INPUT_TYPES()
     parameters = dict(inspect.signature(node.execute).parameters)
@@ -116,14 +128,14 @@ def test_execute_takes_exactly_the_inputs(name: str) -> None:
 
 @every_node
 def test_the_headless_executor_reads_the_class(name: str) -> None:
-    definition = definitions_from_classes(NODE_CLASS_MAPPINGS)[name]
+    definition = definitions_from_classes(EVERY_CLASS)[name]
     assert list(definition.inputs) == list(inputs_of(name))
 
 
 @every_node
 def test_help_page(name: str) -> None:
     page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    node = NODE_CLASS_MAPPINGS[name]
+    node = EVERY_CLASS[name]
     assert page.startswith(f"# {node.DISPLAY_NAME}\n\n{node.DESCRIPTION}\n")
     for word in (*inputs_of(name), *getattr(node, "RETURN_NAMES", ())):
         assert f"| `{word}`" in page, word
@@ -132,15 +144,15 @@ def test_help_page(name: str) -> None:
 
 
 def test_no_help_page_without_a_node() -> None:
-    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(FROZEN)
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(EVERY_CLASS)
 
 
-def test_only_host_imports_comfyui() -> None:
+def test_only_host_and_bridges_import_comfyui() -> None:
     foreign = re.compile(r"^\s*(?:from|import) (?:comfy\w*|folder_paths|server|latent_preview)\b")
     for path in (ROOT / "nodes").rglob("*.py"):
         lines = path.read_text(encoding="utf-8").splitlines()
         hits = [line for line in lines if foreign.match(line)]
-        assert not hits or path.name == "host.py", path
+        assert not hits or path.name == "host.py" or path.parent.name == "bridges", path
         assert all(line.startswith("    ") for line in hits), path  # at call time
 
 
