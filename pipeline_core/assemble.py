@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
-from .errors import ModelNotFound, UnknownName
+from .adapters.files import lora_folders
+from .adapters.lora import AppliedLora, apply_loras, open_loras
+from .errors import InvalidRequest, ModelNotFound, UnknownName
 from .loading.parts import (
     load_safety_network,
     load_scheduler_config,
@@ -22,6 +24,7 @@ from .loading.parts import (
     load_unet_network,
     load_vae_network,
 )
+from .loading.plans import plan_unet
 from .loading.schemas import parse_unet_config
 from .models.detection import Detection, PartName
 from .models.folders import NANO_FOLDER
@@ -56,6 +59,7 @@ def load_pipeline(
     allow_pickle: bool = False,
     ema: bool = False,
     prediction_type: PredictionType | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
     before_loading: Callable[[Outline], object] | None = None,
 ) -> TextToImagePipeline:
     """Load a model: one of `MODELS` by name, a folder, or a checkpoint file.
@@ -69,6 +73,8 @@ def load_pipeline(
         allow_pickle: open .bin, .ckpt and .pt files, always with weights_only.
         ema: take a checkpoint's averaged UNet weights.
         prediction_type: what the UNet predicts, where its files do not say or say it wrong.
+        loras: LoRAs on the UNet, each a path or a name in the folder `loras` of the models folder,
+            with its strength.
         before_loading: called before a weight is read, to check a request that will follow:
             `lambda outline: outline.complete(request)`.
 
@@ -83,10 +89,13 @@ def load_pipeline(
     main = options.find(name_or_path)
     sources = find_sources(main, parts, options)
     check_widths(sources, options)
-    outline = _outline(main, sources, options, prediction_type)
+    stack = _open_loras(loras, sources, options)
+    outline = _outline(main, sources, options, prediction_type, stack)
     if before_loading is not None:
         before_loading(outline)
-    unet = load_unet(sources["unet"], options) if "unet" in sources else None
+    unet = None
+    if "unet" in sources:
+        unet = apply_loras(load_unet(sources["unet"], options), stack)
     loaded = Parts(
         unet=unet,
         scheduler_config=outline.scheduler_config,
@@ -153,6 +162,26 @@ def load_safety_checker(detection: Detection, options: LoadOptions) -> SafetyChe
     return SafetyChecker(network, Preprocessing.from_config(read_json(preprocessor)))
 
 
+def _open_loras(
+    loras: Sequence[tuple[str | Path, float]],
+    sources: Mapping[PartName, Detection],
+    options: LoadOptions,
+) -> list[AppliedLora]:
+    """Open LoRAs for the UNet that will be loaded, known by its headers."""
+    if not loras:
+        return []
+    if "unet" not in sources:
+        raise InvalidRequest("loras were given and no UNet is loaded; they change nothing else")
+    plan = plan_unet(sources["unet"], allow_pickle=options.allow_pickle, ema=options.ema)
+    return open_loras(
+        loras,
+        plan.wanted,
+        plan.config,
+        folders=lora_folders(options.folders),
+        allow_pickle=options.allow_pickle,
+    )
+
+
 def find_prediction_type(
     detection: Detection, scheduler_config: Mapping[str, Any]
 ) -> PredictionType | None:
@@ -205,6 +234,7 @@ def _outline(
     sources: Mapping[PartName, Detection],
     options: LoadOptions,
     prediction_type: PredictionType | None,
+    stack: Sequence[AppliedLora],
 ) -> Outline:
     """Return all that is known before weights are read; `origin` is what a replay needs to know."""
     unet = sources.get("unet", main)
@@ -223,6 +253,8 @@ def _outline(
     if prediction_type is not None:
         check_choice("prediction_type", prediction_type, get_args(PredictionType))
         origin["prediction_type"] = prediction_type
+    if stack:
+        origin["loras"] = [{"name": one.lora.name, "strength": one.strength} for one in stack]
     return Outline(
         spec=spec,
         source=main.path.resolve().name if main.path != NANO_FOLDER else "nano",

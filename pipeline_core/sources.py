@@ -37,6 +37,11 @@ class LoadOptions:
     ema: bool = False  # a checkpoint's averaged UNet weights
     models_dir: str | Path | None = None  # where names are looked up; None: the user's folder
 
+    @property
+    def folders(self) -> ModelFolders:
+        """Where names are looked up."""
+        return ModelFolders([self.models_dir]) if self.models_dir else ModelFolders()
+
     def check(self) -> None:
         """Refuse a device that is not there and a dtype that does not exist or fit it.
 
@@ -52,9 +57,8 @@ class LoadOptions:
             ModelNotFound: no model lies there.
             FileRefused: a file is broken, or a pickle that was not allowed.
         """
-        folders = ModelFolders([self.models_dir]) if self.models_dir else ModelFolders()
         lister = list_pickle_tensors if self.allow_pickle else None
-        return detect(folders.find_model(str(name_or_path)), list_tensors=lister)
+        return detect(self.folders.find_model(str(name_or_path)), list_tensors=lister)
 
     @property
     def of_a_network(self) -> dict[str, Any]:

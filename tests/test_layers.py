@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": BASE | {"text", "sampling", "vae", "safety", "images", "outline", "grouping"},
     "sources": BASE | {"loading"},
     "assemble": BASE
-    | {"loading", "text", "sampling", "vae", "safety", "outline", "pipeline", "sources"},
+    | {"loading", "text", "sampling", "vae", "safety", "adapters"}
+    | {"outline", "pipeline", "sources"},
     "workflow": {"errors"},
 }
 STANDS_ON_TOP = {"compat", "cli", "training", "graft", "compare", "scale", "golden", "commands"}

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FileRefused, InvalidRequest, ModelNotFound
 from ..loading.tensors import TensorSource, open_weights
-from ..models.folders import safe_join
+from ..models.folders import EMBEDDINGS, LORAS, ModelFolders, safe_join
 from ..models.headers import is_pickle
 
-LORAS, EMBEDDINGS = "loras", "embeddings"  # folders beside the models
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")  # in order of preference
 MAX_DEPTH = 4  # folders below a root that are searched
 _SHOWN = 20  # names that an error lists
@@ -57,6 +56,13 @@ class AdapterFolders:
         places = ", ".join(map(str, self.roots))
         raise ModelNotFound(f"no {self.kind} {name[:200]!r} in {places}{hint}; found: {shown}")
 
+    def name_of(self, path: Path) -> str:
+        """Return what `find` takes for a path; of one that lies elsewhere, the file's name."""
+        for root in self.roots:
+            if path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return path.name
+
     def find_file(self, name_or_path: str | Path) -> Path:
         """Return the file of a name, or the path where a user who may name any path gave one.
 
@@ -73,9 +79,14 @@ class AdapterFolders:
             raise ModelNotFound(f"no {self.kind} lies at {str(name_or_path)[:200]!r}") from None
 
 
-def beside_models(kind: str, folder: str, roots: Iterable[Path]) -> AdapterFolders:
-    """Return the folders of that name in the models folders."""
-    return AdapterFolders(kind, tuple(root / folder for root in roots))
+def lora_folders(models: ModelFolders) -> AdapterFolders:
+    """Return the folders for LoRAs among the models."""
+    return AdapterFolders("LoRA", tuple(root / LORAS for root in models.roots))
+
+
+def embedding_folders(models: ModelFolders) -> AdapterFolders:
+    """Return the folders for textual inversions among the models."""
+    return AdapterFolders("embedding", tuple(root / EMBEDDINGS for root in models.roots))
 
 
 def open_adapter(path: Path, *, allow_pickle: bool = False) -> TensorSource:

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InvalidRequest
+from ..loading.matching import Shape
 from ..ranges import check_number
 from ..sampling import UNetDenoiser
-from .lora_files import Lora
+from .files import AdapterFolders
+from .lora_files import Lora, open_lora
 
 MAX_STRENGTH = 100.0  # as the host's own loader
+
+logger = logging.getLogger("multilingual_diffusion")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,31 @@ class LoraDenoiser(UNetDenoiser):
         super().__init__(network)
         self.base = base
         self.loras = tuple(loras)
+
+
+def open_loras(
+    choices: Iterable[tuple[str | Path, float]],
+    unet: Mapping[str, Shape],
+    config: Mapping[str, Any],
+    *,
+    folders: AdapterFolders,
+    allow_pickle: bool = False,
+) -> list[AppliedLora]:
+    """Open LoRAs for a UNet by name or path, with their strengths; log what of them does not apply.
+
+    Raises:
+        ModelNotFound, FileRefused, WeightsMismatch: see `open_lora`.
+        InvalidRequest: a strength is out of range.
+    """
+    opened: list[AppliedLora] = []
+    for place, strength in choices:
+        path = folders.find_file(place)
+        name = folders.name_of(path)
+        lora = open_lora(path, unet, config, name=name, allow_pickle=allow_pickle)
+        opened.append(AppliedLora(lora, strength))
+        for line in lora.left_out:
+            logger.warning("%s: not used: %s", lora.name, line)
+    return opened
 
 
 def apply_loras(

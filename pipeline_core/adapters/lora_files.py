@@ -25,7 +25,7 @@ _SHOWN = 2  # names of each kind that a report lists
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An opened LoRA; `name` is that of its file, never a path: it goes into pictures.
+    """An opened LoRA; `name` is no path: it goes into pictures.
 
     `skipped` maps a reason, the end of "these tensors ...", to names in the file.
     """
@@ -55,7 +55,7 @@ class Lora:
 
     @property
     def left_out(self) -> list[str]:
-        """What did not apply and why, a line each."""
+        """What does not apply and why, a line each."""
         return [
             f"{len(names)} tensors {reason}: {', '.join(names[:_SHOWN])}"
             + ", ..." * (len(names) > _SHOWN)
@@ -71,9 +71,12 @@ def open_lora(
     unet: Mapping[str, Shape],
     config: Mapping[str, Any],
     *,
+    name: str | None = None,
     allow_pickle: bool = False,
 ) -> Lora:
     """Open a LoRA for a UNet, which is known by the shapes of its tensors and its config.
+
+    `name` is what reports and pictures call it; None: the file's name.
 
     Raises:
         FileRefused: the file is broken, ambiguous, or a pickle that was not allowed.
@@ -83,7 +86,7 @@ def open_lora(
     known = layer_names(unet, config)
     layers, skipped = find_layers(source.tensors, known, unet, source.where)
     lora = Lora(
-        path.name,
+        name or path.name,
         tuple(layers),
         {reason: tuple(names) for reason, names in skipped.items()},
         read_scaling(path, source.metadata),

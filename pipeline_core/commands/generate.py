@@ -23,6 +23,7 @@ from .options import (
     check_folder,
     model_folders,
     other_places,
+    recorded_loras,
     recorded_place,
     request_fields,
     step_bar,
@@ -112,7 +113,9 @@ def read_recipe(picture: Path) -> dict[str, Any]:
     return {**recipe, "request": whole.single(recipe["index"]) if "index" in recipe else whole}
 
 
-_MODEL_FIELDS = {"source": str, "dtype": str, "prediction_type": str, "ema": bool, "parts": dict}
+_MODEL_FIELDS = {
+    "source": str, "dtype": str, "prediction_type": str, "ema": bool, "parts": dict, "loras": list,
+}  # fmt: skip
 
 
 def _check_model(picture: Path, model: dict[str, Any]) -> None:
@@ -171,6 +174,9 @@ def open_pipeline(
         name: recorded_place(folders, place, f"--{name.replace('_', '-')}")
         for name, place in (made.get("parts") or {}).items()
     }
+    loras = args.loras
+    if loras is None:
+        loras = recorded_loras(folders, made.get("loras", []))
     model = args.model
     if model is None:
         model = recorded_place(folders, made["source"], "--model") if recipe else "nano"
@@ -183,6 +189,7 @@ def open_pipeline(
         allow_pickle=args.allow_pickle,
         ema=args.ema or made.get("ema") is True,
         prediction_type=args.prediction_type or made.get("prediction_type"),
+        loras=loras,
         before_loading=check,
     )
 

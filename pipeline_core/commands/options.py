@@ -38,6 +38,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vae", metavar="PATH", help="take the VAE from another model")
     group.add_argument("--unet", metavar="PATH", help="take the UNet from another model")
     group.add_argument(
+        "--lora",
+        action="append",
+        dest="loras",
+        type=_lora,
+        metavar="FILE[:STRENGTH]",
+        help="change the UNet by a LoRA, a file or a name in the loras folder; repeatable",
+    )
+    group.add_argument(
         "--prediction-type",
         choices=("epsilon", "v_prediction"),
         help="what the UNet predicts, where its files do not say",
@@ -94,6 +102,28 @@ def recorded_place(folders: ModelFolders, name: object, option: str) -> Path:
         ) from exc
 
 
+def recorded_loras(folders: ModelFolders, loras: list[Any]) -> list[tuple[Path, float]]:
+    """Return the LoRAs that a picture names, out of the loras folder and from nowhere else.
+
+    Raises:
+        InvalidRequest: the picture's words are no name and strength.
+        ModelNotFound: one is not there; the text names the option that says where it is.
+    """
+    from ..adapters.files import lora_folders
+
+    found: list[tuple[Path, float]] = []
+    for lora in loras:
+        if not isinstance(lora, dict) or not isinstance(lora.get("name"), str):
+            raise InvalidRequest(
+                f"the picture was made with a LoRA it does not name: {lora!r:.100}"
+            )
+        try:
+            found.append((lora_folders(folders).find(lora["name"]), lora.get("strength", 1.0)))
+        except (InvalidRequest, ModelNotFound) as exc:
+            raise ModelNotFound(f"{exc}; say where the picture's LoRAs are with --lora") from exc
+    return found
+
+
 def check_folder(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written, before anything is computed.
 
@@ -145,6 +175,17 @@ def request_fields(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields that were given."""
     given = {name: getattr(args, name) for name in _FIELDS}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """Read FILE[:STRENGTH]; the colon of a drive is none of ours."""
+    place, colon, strength = text.rpartition(":")
+    if not (colon and place) or "/" in strength or "\\" in strength:
+        return text, 1.0
+    try:
+        return place, float(strength)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: the strength is no number") from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from .names import fault_of_part
 from .specs import MODELS
 
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
+LORAS, EMBEDDINGS = "loras", "embeddings"  # folders below a root that hold no models
 MAX_DEPTH = 3  # folders below a root that are searched
 
 logger = logging.getLogger("multilingual_diffusion")
@@ -155,7 +156,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         logger.warning("the folder %s cannot be listed: %s", folder, exc)
         return
     for path in entries:
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in (LORAS, EMBEDDINGS):
             continue
         if path.is_dir():
             if _is_model_folder(path):
