@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import demo, generate, models, workflows
+from .commands import demo, generate, graft, models, workflows
 from .commands.options import Subparsers
 from .commands.workflows import Nodes
 from .errors import (
@@ -52,7 +52,7 @@ def make_parser(nodes: Nodes | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true", help="say why choices were made")
     subparsers = parser.add_subparsers(required=True, metavar="command", dest="command")
-    for command in (generate, models, demo):
+    for command in (generate, models, graft, demo):
         command.add_parser(subparsers)
     if nodes is not None:
         workflows.add_parser(subparsers, nodes)

@@ -16,7 +16,7 @@ import torch
 
 from .arithmetic import change, pieces
 from .parents import Parent, check_structures
-from .recipe import TensorKind, block_of, kind_of
+from .recipe import BlockGroup, TensorKind, block_of, group_of, kind_of
 
 Read = Callable[[str], torch.Tensor]
 _TITLES: dict[TensorKind, str] = {"kv": "attn2 k,v", "attn2": "attn2 rest", "rest": "rest"}
@@ -62,7 +62,7 @@ class DiffReport:
 
     @property
     def groups(self) -> tuple[GroupChange, ...]:
-        """One entry for each block and kind, in the order of the network."""
+        """One entry for each block and kind, from the way down to the way up."""
         return tuple(_group(self.tensors))
 
     @property
@@ -138,8 +138,13 @@ def _group(tensors: Iterable[TensorChange]) -> Iterator[GroupChange]:
     found: dict[tuple[str, TensorKind], list[TensorChange]] = {}
     for each in tensors:
         found.setdefault((block_of(each.name), kind_of(each.name)), []).append(each)
-    for (block, kind), members in found.items():
-        yield _summary(block, kind, members)
+    sides, kinds = get_args(BlockGroup), get_args(TensorKind)
+    for block in sorted(
+        dict.fromkeys(block for block, _ in found), key=lambda block: sides.index(group_of(block))
+    ):
+        for kind in kinds:
+            if (block, kind) in found:
+                yield _summary(block, kind, found[block, kind])
 
 
 def _total(kind: TensorKind, tensors: Iterable[TensorChange]) -> GroupChange:
