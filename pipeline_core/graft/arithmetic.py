@@ -37,7 +37,7 @@ def graft_tensor(
     flat = result.view(-1)
     tensors = [community, multilingual] if base is None else [community, multilingual, base]
     for span, values in pieces(tensors, community.device):
-        flat[span] = _graft(*values, strength=strength)
+        flat[span] = _graft(*values, strength=strength).to(result.device)
     if not result.to(torch.float32).isfinite().all():
         raise NonFiniteResult(
             f"the graft of {name} overflows {str(community.dtype).removeprefix('torch.')}; take a "
@@ -49,7 +49,8 @@ def graft_tensor(
 def pieces(
     tensors: list[torch.Tensor], device: torch.device
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
-    """Yield the same span of several tensors of one size, on one device."""
+    """Yield the same span of several tensors of one size, on that device if it knows float64."""
+    device = device if device.type == "cuda" else torch.device("cpu")
     for start in range(0, tensors[0].numel(), PIECE):
         span = slice(start, start + PIECE)
         yield span, [tensor.reshape(-1)[span].to(device) for tensor in tensors]

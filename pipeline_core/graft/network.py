@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ def graft_network(
     multilingual: Any,
     base: Any | None,
     recipe: GraftRecipe,
+    *,
+    device: torch.device | None = None,
 ) -> Any:
     """Return a new UNet2DConditionModel; the three that are given are not changed.
 
-    Grafted tensors have the community's dtype and device. The parents' own precision counts: load
-    them with dtype "keep" where every bit matters.
+    Grafted tensors have the community's dtype; `device` None leaves them where they lie. The
+    parents' own precision counts: load them with dtype "keep" where every bit matters.
 
     Raises:
         InvalidRequest: the networks are not of one family, or the recipe lacks its base.
@@ -33,7 +36,7 @@ def graft_network(
     )
     if base is not None:
         check_structures(first, Structure.of("the base", base, base.config))
-    return twin(community, graft_tensors(community, multilingual, base, recipe))
+    return twin(community, graft_tensors(community, multilingual, base, recipe), device)
 
 
 def graft_tensors(
@@ -52,9 +55,17 @@ def graft_tensors(
     }
 
 
-def twin(network: Any, changes: dict[str, torch.Tensor]) -> Any:
-    """Return a second network of the same kind that shares all tensors but those in `changes`."""
+def twin(
+    network: Any, changes: Mapping[str, torch.Tensor], device: torch.device | None = None
+) -> Any:
+    """Return a second network of the same kind that shares all tensors but those in `changes`.
+
+    With a device, all of it lies there, and what lies elsewhere is copied.
+    """
     with torch.device("meta"):
         other = type(network).from_config(network.config)
-    other.load_state_dict({**network.state_dict(), **changes}, assign=True)
+    tensors = {**network.state_dict(), **changes}
+    if device is not None:
+        tensors = {name: value.to(device) for name, value in tensors.items()}
+    other.load_state_dict(tensors, assign=True)
     return other.train(False).requires_grad_(False)

@@ -49,7 +49,15 @@ class Structure:
         config: Mapping[str, Any],
         prediction_type: PredictionType | None = None,
     ) -> Structure:
-        """Read the structure off a UNet; it may be on the meta device."""
+        """Read the structure off a UNet; it may be on the meta device.
+
+        Raises:
+            InvalidRequest: it is a dual UNet.
+        """
+        if any(".processor." in name for name in network.state_dict()):
+            raise InvalidRequest(
+                f"{title} listens to CLIP already; graft first, make the UNet dual last"
+            )
         heads = config["attention_head_dim"]
         return cls(
             title=title,
