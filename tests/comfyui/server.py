@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ ISOLATION = (
 _MAIN = """
 import os, runpy, sys, threading
 def wait():
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(0)
 threading.Thread(target=wait, daemon=True).start()
 sys.argv = sys.argv[1:]
@@ -89,9 +90,16 @@ class Refused(Exception):
 class Server:
     """A running ComfyUI. `base` holds its folders models, output, input, temp and custom_nodes."""
 
-    def __init__(self, base: Path, port: int, log_file: Path) -> None:
+    def __init__(self, checkout: Checkout, base: Path, port: int, log_file: Path) -> None:
+        self._checkout = checkout
         self.base, self.port, self.log_file = base, port, log_file
         self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """ComfyUI's own version."""
+        said = self.fetch_json("/system_stats")["system"]["comfyui_version"]
+        return tuple(int(part) for part in said.split("."))
 
     # -- requests
 
@@ -173,9 +181,74 @@ class Server:
         """Stop the graph that runs."""
         self.fetch("/interrupt", {})
 
+    @contextlib.contextmanager
+    def listen(self, client: str) -> Iterator[Listener]:
+        """Hear what the server tells this client, from the moment the context begins."""
+        command = [self._checkout.python, str(Path(__file__).with_name("listen.py"))]
+        process = subprocess.Popen(
+            [*command, self.url, client],
+            env=self._checkout.environment(self.base / "packages"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        listener = Listener(process)
+        try:
+            listener.wait_for(lambda event: event["type"] == "status")
+            yield listener
+        finally:
+            listener.stop()
+
     def free(self) -> None:
         """Have models unloaded and outputs forgotten, at the latest before the next graph."""
         self.fetch("/free", {"unload_models": True, "free_memory": True})
+
+
+class Listener:
+    """Everything that a server told a client so far; the newest event is the last."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._process = process
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                self.events.append(json.loads(line))
+                self._news.notify_all()
+
+    def wait_for(
+        self, wanted: Callable[[dict[str, Any]], bool], seconds: float = RUN_SECONDS
+    ) -> dict[str, Any]:
+        """Return the first event that is wanted, be it past or to come."""
+        seen = 0
+
+        def found() -> bool:
+            nonlocal seen
+            while seen < len(self.events) and not wanted(self.events[seen]):
+                seen += 1
+            return seen < len(self.events)
+
+        with self._news:
+            if not self._news.wait_for(found, seconds):
+                raise TimeoutError(f"not told in {seconds} s: {self.events[-5:]}")
+            return self.events[seen]
+
+    def told(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the data of the events of these kinds."""
+        with self._news:
+            return [event["data"] for event in self.events if event["type"] in kinds]
+
+    def stop(self) -> None:
+        """End the program that listens."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._reader.join(30)
+        self._process.stdout.close()
 
 
 def _json_or_text(data: bytes) -> Any:
@@ -206,7 +279,7 @@ def serve(checkout: Checkout, base: Path, *flags: str) -> Iterator[Server]:
     link = base / "custom_nodes" / FOLDER
     if not link.exists():
         link.symlink_to(PACK, target_is_directory=True)
-    server = Server(base, free_port(), base / f"server-{uuid.uuid4().hex[:8]}.log")
+    server = Server(checkout, base, free_port(), base / f"server-{uuid.uuid4().hex[:8]}.log")
     command = [
         checkout.python, "-c", _MAIN, str(checkout.folder / "main.py"), *ISOLATION,
         "--port", str(server.port), "--base-directory", str(base),
