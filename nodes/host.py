@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
+    from ..pipeline_core.adapters.folders import AdapterFolders, AdapterKind
     from ..pipeline_core.models.detection import PartName
     from ..pipeline_core.models.folders import ModelFolders
     from ..pipeline_core.values import Step
@@ -89,6 +89,17 @@ def model_folders(part: PartName | None = None) -> ModelFolders:
     kinds = (OWN_FOLDER, "diffusers", *_FOLDERS.get(part, ()))
     roots = [root for kind in kinds for root in folder_paths.get_folder_paths(kind)]
     return ModelFolders(dict.fromkeys(roots))
+
+
+def adapter_folders(kind: AdapterKind) -> AdapterFolders:
+    """Return the folders of LoRAs or of embeddings: ComfyUI's own, else those among the models."""
+    from ..pipeline_core.adapters.folders import AdapterFolders
+
+    if not is_hosted():
+        return AdapterFolders.among(kind, model_folders())
+    import folder_paths
+
+    return AdapterFolders(kind, tuple(map(Path, folder_paths.get_folder_paths(kind))))
 
 
 def output_folder() -> Path:
@@ -169,12 +180,20 @@ def make_patcher(network: torch.nn.Module, place: Place) -> Any:
     """Return what makes the host's memory management know a network; None without the host."""
     if not is_hosted():
         return None
+    import torch
     from comfy.model_patcher import ModelPatcher
 
     # The list around it takes the attributes that a patcher sets (diffusers' own refuse `device`);
     # its class is called as the network's, which is what the host's log says.
     holder = type(type(network).__name__, (torch.nn.ModuleList,), {})([network])
     return ModelPatcher(holder, load_device=place.compute, offload_device=place.rest)
+
+
+def make_patcher_beside(patcher: Any, network: torch.nn.Module) -> Any:
+    """Return what the host knows another network by, in the places of a first; None without."""
+    if patcher is None:
+        return None
+    return make_patcher(network, Place(patcher.load_device, patcher.offload_device))
 
 
 def bring(patcher: Any, memory: int) -> None:
@@ -192,6 +211,8 @@ def bring(patcher: Any, memory: int) -> None:
 
 def intermediate_device() -> torch.device:
     """Return where tensors lie between nodes."""
+    import torch
+
     if not is_hosted():
         return torch.device("cpu")
     import comfy.model_management as management

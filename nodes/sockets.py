@@ -6,6 +6,7 @@ both say why where there is none.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -58,6 +59,8 @@ class SocketPart(Generic[Part]):
 
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.sampling import UNetDenoiser
 
     _UNetPart = SocketPart[UNetDenoiser]
@@ -73,6 +76,18 @@ class SocketUNet(_UNetPart):
     prediction_type: PredictionType | None
     scaling_factor: float
     native_size: int  # pixels a side
+
+    @property
+    def rest(self) -> torch.device | None:
+        """Where the host lays the network while nobody uses it; None: it never moves."""
+        return None if self.patcher is None else self.patcher.offload_device
+
+    def with_part(self, part: UNetDenoiser) -> SocketUNet:
+        """Return the same with another part, whose network the host knows by itself."""
+        if part is self.part:
+            return self
+        patcher = host.make_patcher_beside(self.patcher, part.network)
+        return dataclasses.replace(self, part=part, patcher=patcher)
 
     def known_prediction_type(self) -> PredictionType:
         """Return what the UNet predicts.

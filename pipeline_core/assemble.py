@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import torch
 
-from .adapters.files import lora_folders
+from .adapters.folders import AdapterFolders
 from .adapters.lora import AppliedLora, apply_loras, open_loras
 from .errors import InvalidRequest, ModelNotFound, UnknownName
 from .loading.parts import (
@@ -173,11 +173,12 @@ def _open_loras(
     if "unet" not in sources:
         raise InvalidRequest("loras were given and no UNet is loaded; they change nothing else")
     plan = plan_unet(sources["unet"], allow_pickle=options.allow_pickle, ema=options.ema)
+    folders = AdapterFolders.among("loras", options.folders)
     return open_loras(
-        loras,
+        [(folders.find_file(place), strength) for place, strength in loras],
         plan.wanted,
         plan.config,
-        folders=lora_folders(options.folders),
+        folders=folders,
         allow_pickle=options.allow_pickle,
     )
 

@@ -13,7 +13,7 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from multilingual_diffusion.pipeline_core.adapters.files import AdapterFolders
+from multilingual_diffusion.pipeline_core.adapters.folders import AdapterFolders
 from multilingual_diffusion.pipeline_core.adapters.lora import (
     AppliedLora,
     LoraDenoiser,
@@ -459,7 +459,7 @@ def test_folders_find_names_and_never_leave(tmp_path):
         folder.mkdir(exist_ok=True)
         write(folder / f"{name}.safetensors", {"x": torch.ones(1)})
     (second / "notes.txt").write_text("x", encoding="utf-8")
-    folders = AdapterFolders("LoRA", (first, second, tmp_path / "absent"))
+    folders = AdapterFolders("loras", (first, second, tmp_path / "absent"))
     assert folders.list_names() == ["a.safetensors", "sub/b.safetensors"]
     assert folders.find("a") == folders.find("a.safetensors") == first / "a.safetensors"
     assert folders.find("sub/b") == second / "sub" / "b.safetensors"

@@ -56,10 +56,17 @@ FROZEN = {
     ),
     "MultilingualSaveImage": ("images filename_prefix safety_record", ""),
     "MultilingualPreviewImage": ("images", ""),
+    "MultilingualLoraLoader": ("unet lora_name strength allow_pickle", "unet report"),
 }
 # Registered in ComfyUI only; their classes need none, so the contract holds here too.
 FROZEN_BRIDGES = {
+    "MultilingualCheckpointLoader": (
+        "model device dtype prediction_type allow_pickle ema",
+        "model clip vae",
+    ),
     "MultilingualUNetToModel": ("unet", "model"),
+    "MultilingualTextEncoderToCLIP": ("text_encoder weighting long_prompt", "clip"),
+    "MultilingualVAEToVAE": ("vae", "vae"),
 }
 BRIDGES: dict[str, type] = {node.__name__: node for node in bridges.NODES}
 EVERY_CLASS = {**NODE_CLASS_MAPPINGS, **BRIDGES}

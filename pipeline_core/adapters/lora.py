@@ -21,7 +21,7 @@ from ..errors import InvalidRequest
 from ..loading.matching import Shape
 from ..ranges import check_number
 from ..sampling import UNetDenoiser
-from .files import AdapterFolders
+from .folders import AdapterFolders
 from .lora_files import Lora, open_lora
 
 MAX_STRENGTH = 100.0  # as the host's own loader
@@ -39,6 +39,13 @@ class AppliedLora:
     def __post_init__(self) -> None:
         check_number("strength", self.strength, -MAX_STRENGTH, MAX_STRENGTH)
 
+    @property
+    def report(self) -> str:
+        """What a user should know, a line each: what changes, what does not and why."""
+        changed = f"{len(self.lora.layers)} layers changed" if self.strength else "nothing changed"
+        left_out = [f"not used: {line}" for line in self.lora.left_out]
+        return "\n".join([f"{self.lora.name} at {self.strength:g}: {changed}", *left_out])
+
 
 class LoraDenoiser(UNetDenoiser):
     """A UNet with LoRAs merged; `base` is the one without any."""
@@ -50,22 +57,23 @@ class LoraDenoiser(UNetDenoiser):
 
 
 def open_loras(
-    choices: Iterable[tuple[str | Path, float]],
+    choices: Iterable[tuple[Path, float]],
     unet: Mapping[str, Shape],
     config: Mapping[str, Any],
     *,
     folders: AdapterFolders,
     allow_pickle: bool = False,
 ) -> list[AppliedLora]:
-    """Open LoRAs for a UNet by name or path, with their strengths; log what of them does not apply.
+    """Open LoRAs with their strengths for a UNet; what of them does not apply is logged.
+
+    `folders` say what they are called, see `AdapterFolders.name_of`.
 
     Raises:
-        ModelNotFound, FileRefused, WeightsMismatch: see `open_lora`.
+        FileRefused, WeightsMismatch: see `open_lora`.
         InvalidRequest: a strength is out of range.
     """
     opened: list[AppliedLora] = []
-    for place, strength in choices:
-        path = folders.find_file(place)
+    for path, strength in choices:
         name = folders.name_of(path)
         lora = open_lora(path, unet, config, name=name, allow_pickle=allow_pickle)
         opened.append(AppliedLora(lora, strength))

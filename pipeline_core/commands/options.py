@@ -109,8 +109,9 @@ def recorded_loras(folders: ModelFolders, loras: list[Any]) -> list[tuple[Path, 
         InvalidRequest: the picture's words are no name and strength.
         ModelNotFound: one is not there; the text names the option that says where it is.
     """
-    from ..adapters.files import lora_folders
+    from ..adapters.folders import AdapterFolders
 
+    places = AdapterFolders.among("loras", folders)
     found: list[tuple[Path, float]] = []
     for lora in loras:
         if not isinstance(lora, dict) or not isinstance(lora.get("name"), str):
@@ -118,7 +119,7 @@ def recorded_loras(folders: ModelFolders, loras: list[Any]) -> list[tuple[Path, 
                 f"the picture was made with a LoRA it does not name: {lora!r:.100}"
             )
         try:
-            found.append((lora_folders(folders).find(lora["name"]), lora.get("strength", 1.0)))
+            found.append((places.find(lora["name"]), lora.get("strength", 1.0)))
         except (InvalidRequest, ModelNotFound) as exc:
             raise ModelNotFound(f"{exc}; say where the picture's LoRAs are with --lora") from exc
     return found

@@ -19,7 +19,7 @@ from .names import fault_of_part
 from .specs import MODELS
 
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
-LORAS, EMBEDDINGS = "loras", "embeddings"  # folders below a root that hold no models
+NO_MODELS = ("loras", "embeddings")  # folders below a root that hold what changes models
 MAX_DEPTH = 3  # folders below a root that are searched
 
 logger = logging.getLogger("multilingual_diffusion")
@@ -156,7 +156,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         logger.warning("the folder %s cannot be listed: %s", folder, exc)
         return
     for path in entries:
-        if path.name.startswith(".") or path.name in (LORAS, EMBEDDINGS):
+        if path.name.startswith(".") or path.name in NO_MODELS:
             continue
         if path.is_dir():
             if _is_model_folder(path):
