@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ...pipeline_core.loading.keys_unet import ldm_name
 from ..sockets import UNET, SocketUNet
 from .unet_config import schedule_settings, unet_settings
 
 if TYPE_CHECKING:
+    import torch
+
     from ...pipeline_core.models.specs import PredictionType
 
 
@@ -50,6 +50,7 @@ def make_model(unet: SocketUNet) -> Any:
     Raises:
         InvalidRequest: the host's UNet cannot be this network, or nobody knows what it predicts.
     """
+    import torch
     from comfy.model_base import BaseModel, ModelType
     from comfy.model_patcher import ModelPatcher
 
@@ -88,6 +89,7 @@ def training_sigmas(scheduler_config: Mapping[str, Any]) -> torch.Tensor:
 def _model_config(unet: SocketUNet, network: Any, device: torch.device) -> Any:
     """Return the host's config of a Stable Diffusion 1 or 2, with our model's values in it."""
     import comfy.model_management as management
+    import torch
     from comfy.supported_models import SD15, SD20
 
     settings = unet_settings(network.config)
