@@ -10,13 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest, UnknownName
 from ..pipeline_core.values import Conditioning, Images, Latents
 from . import host
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.sampling.regions import PromptRegion
 
 logger = logging.getLogger("multilingual_diffusion")
@@ -49,7 +49,7 @@ def log_warnings(warnings: Sequence[str]) -> None:
 
 def to_comfy_image(pixels: torch.Tensor) -> torch.Tensor:
     """Turn [B, 3, H, W] into an IMAGE [B, H, W, 3]."""
-    return pixels.permute(0, 2, 3, 1).contiguous().to(host.intermediate_device(), torch.float32)
+    return pixels.permute(0, 2, 3, 1).contiguous().to(host.intermediate_device()).float()
 
 
 def from_comfy_image(image: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def from_comfy_image(image: torch.Tensor) -> torch.Tensor:
     """
     if image.ndim != 4 or image.shape[3] not in (3, 4) or not image.numel():
         raise InvalidRequest(f"the image has shape {list(image.shape)}; it must be [B, H, W, 3]")
-    pixels = image[..., :3].permute(0, 3, 1, 2).contiguous().to("cpu", torch.float32)
+    pixels = image[..., :3].permute(0, 3, 1, 2).contiguous().cpu().float()
     return pixels.clamp(0.0, 1.0)
 
 
@@ -81,12 +81,12 @@ def from_comfy_mask(mask: torch.Tensor) -> torch.Tensor:
         mask = mask[:, None]
     if mask.ndim != 4 or mask.shape[1] != 1 or not mask.numel():
         raise InvalidRequest(f"the mask has shape {list(mask.shape)}; it must be [B, H, W]")
-    return mask.to("cpu", torch.float32).clamp(0.0, 1.0)
+    return mask.cpu().float().clamp(0.0, 1.0)
 
 
 def to_comfy_mask(mask: torch.Tensor) -> torch.Tensor:
     """Turn [B, 1, H, W] into a MASK [B, H, W]."""
-    return mask[:, 0].to(host.intermediate_device(), torch.float32)
+    return mask[:, 0].to(host.intermediate_device()).float()
 
 
 # -- LATENT
@@ -94,7 +94,7 @@ def to_comfy_mask(mask: torch.Tensor) -> torch.Tensor:
 
 def to_comfy_latent(latents: Latents, **more: Any) -> dict[str, Any]:
     """Turn latents into a LATENT; `more` are its further keys, such as `noise_mask`."""
-    return {"samples": latents.samples.to(host.intermediate_device(), torch.float32), **more}
+    return {"samples": latents.samples.to(host.intermediate_device()).float(), **more}
 
 
 def from_comfy_latent(latent: Mapping[str, Any]) -> Latents:
@@ -108,11 +108,13 @@ def from_comfy_latent(latent: Mapping[str, Any]) -> Latents:
         raise InvalidRequest(
             f"the latent has shape {list(samples.shape)}; these models take [B, 4, h, w]"
         )
-    return Latents(samples.to("cpu", torch.float32))
+    return Latents(samples.cpu().float())
 
 
 def noise_mask(latent: Mapping[str, Any]) -> torch.Tensor | None:
     """Return the LATENT's mask [B, 1, h, w] at its size, None without one."""
+    import torch
+
     if latent.get("noise_mask") is None:
         return None
     count, _, height, width = latent["samples"].shape
@@ -141,8 +143,8 @@ def to_comfy_conditioning(
     device = host.intermediate_device()
     more: dict[str, Any] = {"pooled_output": None}
     if empty_window is not None:
-        more[EMPTY_WINDOW] = empty_window.to(device, torch.float32)
-    return [[conditioning.embeddings.to(device, torch.float32), more]]
+        more[EMPTY_WINDOW] = empty_window.to(device).float()
+    return [[conditioning.embeddings.to(device).float(), more]]
 
 
 def from_comfy_conditioning(
@@ -166,6 +168,8 @@ def from_comfy_conditioning(
 
 def _fill_up(side: Sequence[Any], other: Sequence[Any]) -> Sequence[Any]:
     """Return one side's only entry at the length of the other's, where that is possible."""
+    import torch
+
     (embeddings, more), longer = side[0], other[0][0]
     window = more.get(EMPTY_WINDOW)
     if window is None or embeddings is None or longer is None or EMPTY_WINDOW not in other[0][1]:
@@ -197,7 +201,7 @@ def _to_region(side: str, entry: Sequence[Any], count: int) -> PromptRegion:
     area, in_shares = _area(more.get("area"))
     mask = more.get("mask")
     return PromptRegion(
-        embeddings=repeat_rows(embeddings.to(torch.float32), count),
+        embeddings=repeat_rows(embeddings.float(), count),
         strength=float(more.get("strength", 1.0)),
         area=area,
         area_in_shares=in_shares,
@@ -223,6 +227,8 @@ def _area(area: Any) -> tuple[tuple[float, float, float, float] | None, bool]:
 def repeat_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:
     """Return so many rows: one serves all, several go round, too many are cut; always a view or
     a copy, never the tensor changed."""
+    import torch
+
     if tensor.shape[0] in (1, count):
         return tensor
     rows = torch.arange(count, device=tensor.device) % tensor.shape[0]

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest
 from . import host
 from .conversions import log_warnings, to_images
 from .sockets import SAFETY_RECORD
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.values import CheckedImages
 
 _HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.ranges import MAX_PIXELS, MAX_SIDE
 from ..pipeline_core.values import Latents
@@ -72,6 +70,8 @@ class MultilingualEmptyLatent:
     def execute(
         self, shape: str, width: int, height: int, batch_size: int, unet: SocketUNet | None = None
     ) -> tuple[dict[str, Any], int, int]:
+        import torch
+
         check_choice("shape", shape, list(SHAPES))
         ratio = SHAPES[shape]
         if ratio is not None:

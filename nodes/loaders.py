@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-
 from ..pipeline_core.models.specs import PredictionType
 from . import host
 from .conversions import check_choice
 from .sockets import SAFETY_CHECKER, TEXT_ENCODER, UNET, VAE, SocketPart, SocketUNet
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.models.detection import Detection, PartName
     from ..pipeline_core.pipeline import TextToImagePipeline
 
@@ -251,6 +251,8 @@ def _wrap(
 
 def _settle(loaded: Any, place: host.Place, dtype: str) -> None:
     """Give a part that rests elsewhere the precision of the device it computes on."""
+    import torch
+
     from ..pipeline_core.loading.devices import choose_dtype
 
     if loaded is None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.values import SafetyPolicy
 from . import host
@@ -13,6 +11,8 @@ from .conversions import check_choice, log_warnings, to_comfy_image, to_images
 from .sockets import SAFETY_CHECKER, SAFETY_RECORD, SocketPart
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.safety.checker import SafetyChecker
 
 # `auto` would pass where there is no checker: here that is never silent.
@@ -73,6 +73,8 @@ class MultilingualSafetyCheck:
         policy: Any,
         adjustment: float,
     ) -> tuple[torch.Tensor, list[bool], list[float], torch.Tensor, dict[str, Any]]:
+        import torch
+
         from ..pipeline_core.safety.policy import check
 
         check_choice("policy", policy, POLICIES)

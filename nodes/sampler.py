@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest
 from ..pipeline_core.ranges import MAX_SEED
 from ..pipeline_core.values import (
@@ -26,6 +24,8 @@ from .conversions import (
 from .sockets import UNET, SocketUNet
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.sampling import SamplingOptions
     from ..pipeline_core.sampling.regions import PromptRegion
 
@@ -275,6 +275,8 @@ def _init(latents: Latents, mask: torch.Tensor | None, options: SamplingOptions)
 
 def _levels(unet: SocketUNet, options: SamplingOptions) -> torch.Tensor:
     """Return the noise levels of a run as SIGMAS: one a step, and what is left."""
+    import torch
+
     from ..pipeline_core.sampling.plan import make_plan
 
     plan = make_plan(options, unet.scheduler_config, unet.known_prediction_type())

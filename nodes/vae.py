@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..pipeline_core.errors import InvalidRequest
 from . import host
 from .conversions import (
@@ -22,6 +20,8 @@ from .sockets import VAE as VAE_SOCKET
 from .sockets import SocketPart
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline_core.vae.codec import VAE
 
 FILLS = ("keep", "grey")
@@ -151,6 +151,8 @@ class MultilingualVAEEncodeForInpaint:
         fill: str,
         tiling: bool = False,
     ) -> tuple[dict[str, Any]]:
+        import torch
+
         check_choice("fill", fill, FILLS)
         pixels = from_comfy_image(images)
         holes = _grow(_fit(from_comfy_mask(mask), pixels), grow_mask_by)
@@ -169,6 +171,8 @@ def _encode(vae: SocketPart[VAE], pixels: torch.Tensor, tiling: bool) -> Any:
 
 def _fit(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """Return the mask [1 or B, 1, H, W] at the size of the pixels."""
+    import torch
+
     if mask.shape[0] not in (1, pixels.shape[0]):
         raise InvalidRequest(f"{mask.shape[0]} masks for {pixels.shape[0]} images; give 1")
     if mask.shape[2:] == pixels.shape[2:]:
@@ -178,6 +182,8 @@ def _fit(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 def _grow(mask: torch.Tensor, reach: int) -> torch.Tensor:
     """Return the mask grown by so many pixels on every side."""
+    import torch
+
     if not 0 <= reach <= MAX_GROWTH:
         raise InvalidRequest(f"grow_mask_by is {reach}; it must lie in 0..{MAX_GROWTH}")
     side = 2 * reach + 1

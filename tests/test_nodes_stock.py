@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -335,3 +337,16 @@ def test_run_reads_the_input_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     target = tmp_path / "api.json"
     assert main(["convert", str(flow), "--output", str(target)]) == 0
     assert json.loads(target.read_text(encoding="utf-8"))["2"]["class_type"] == "ImageInvert"
+
+
+def test_listing_the_nodes_imports_no_torch() -> None:
+    """What ComfyUI and the command read first: the mappings of the pack, and `models list`."""
+    code = (
+        "import sys, multilingual_diffusion as pack;"
+        "from multilingual_diffusion.__main__ import main;"
+        "names = list(pack.NODE_CLASS_MAPPINGS);"
+        "code = main(['models', 'list']);"
+        "print(len(names) > 10, code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True 0 False"], done.stderr[-2000:]
