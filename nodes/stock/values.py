@@ -1,6 +1,9 @@
-"""Stand-ins for the stock nodes that hold one value, or join texts."""
+"""Stand-ins for the stock nodes that hold one value, join texts, or show a value as text."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 from .definition import StockNode
 
@@ -79,6 +82,28 @@ class StringConcatenate(StockNode):
         return (delimiter.join((string_a, string_b)),)
 
 
+class PreviewAny(StockNode):
+    """Show any value as text: a text as it is, what JSON can say as JSON."""
+
+    DISPLAY_NAME = "Preview as Text"
+    REQUIRED = {"source": ("*", {})}
+    RETURN_TYPES = ("STRING",)
+    OUTPUT_NODE = True
+
+    def execute(self, source: Any) -> dict[str, Any]:
+        text = _as_text(source)
+        return {"ui": {"text": (text,)}, "result": (text,)}
+
+
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, (str, int, float)):
+        return str(value)
+    try:
+        return json.dumps(value, indent=4, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+
+
 NODES = [
     PrimitiveInt,
     PrimitiveFloat,
@@ -86,4 +111,5 @@ NODES = [
     PrimitiveStringMultiline,
     PrimitiveBoolean,
     StringConcatenate,
+    PreviewAny,
 ]

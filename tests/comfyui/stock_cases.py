@@ -215,6 +215,7 @@ def masks(random: Random) -> dict[str, list[Case]]:
 def values(random: Random) -> dict[str, list[Case]]:
     falling = random.values(7).sort(descending=True).values
     to_zero = torch.cat([falling, torch.zeros(1)])
+    zeros = torch.zeros(2)
     limits = {"sigma_max": 14.614642, "sigma_min": 0.0291675}
     steps = (1, 2, 20, 37)
     return {
@@ -225,6 +226,10 @@ def values(random: Random) -> dict[str, list[Case]]:
         "PrimitiveBoolean": [{"value": False}],
         "StringConcatenate": [
             {"string_a": "a", "string_b": "b", "delimiter": each} for each in ("", ", ")
+        ],
+        "PreviewAny": [
+            {"source": each}
+            for each in ("a dog", 7, 0.5, True, None, [1, "\u72d7"], {"a": 1}, {1, 2}, zeros)
         ],
         "KarrasScheduler": [
             {"steps": n, "rho": rho, **limits} for n, rho in itertools.product(steps, (1.0, 7.0))
