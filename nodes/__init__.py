@@ -6,9 +6,9 @@ ComfyUI's own models are there only where ComfyUI is.
 
 from __future__ import annotations
 
-from . import adapters, bridges, host, images, latents, loaders, safety, sampler, text, vae
+from . import adapters, bridges, graft, host, images, latents, loaders, safety, sampler, text, vae
 
-_ROOMS = (loaders, text, latents, sampler, vae, safety, images, adapters)
+_ROOMS = (loaders, text, latents, sampler, vae, safety, images, adapters, graft)
 NODES: list[type] = [
     node for room in (*_ROOMS, *([bridges] if host.is_hosted() else [])) for node in room.NODES
 ]

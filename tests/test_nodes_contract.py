@@ -57,6 +57,14 @@ FROZEN = {
     "MultilingualSaveImage": ("images filename_prefix safety_record", ""),
     "MultilingualPreviewImage": ("images", ""),
     "MultilingualLoraLoader": ("unet lora_name strength allow_pickle", "unet report"),
+    "MultilingualGraft": (
+        "unet multilingual mode strength base down mid up keep_lora",
+        "unet report",
+    ),
+    "MultilingualGraftReport": ("multilingual base", "report"),
+    "MultilingualDualUNet": ("unet original clip_weight", "unet"),
+    "MultilingualDualConditioning": ("conditioning clip_conditioning", "conditioning"),
+    "MultilingualControlNetConditioning": ("conditioning clip_conditioning", "conditioning"),
 }
 # Registered in ComfyUI only; their classes need none, so the contract holds here too.
 FROZEN_BRIDGES = {
@@ -67,6 +75,11 @@ FROZEN_BRIDGES = {
     "MultilingualUNetToModel": ("unet", "model"),
     "MultilingualTextEncoderToCLIP": ("text_encoder weighting long_prompt", "clip"),
     "MultilingualVAEToVAE": ("vae", "vae"),
+    "MultilingualGraftToModel": (
+        "model multilingual mode strength base down mid up keep_lora",
+        "model report",
+    ),
+    "MultilingualDualModel": ("model original clip_weight", "model"),
 }
 BRIDGES: dict[str, type] = {node.__name__: node for node in bridges.NODES}
 EVERY_CLASS = {**NODE_CLASS_MAPPINGS, **BRIDGES}

@@ -5,6 +5,6 @@ Importing them needs no ComfyUI, so the tests of every node's contract see them 
 
 from __future__ import annotations
 
-from . import checkpoint, text, unet, vae
+from . import checkpoint, graft, text, unet, vae
 
-NODES: list[type] = [node for room in (checkpoint, unet, text, vae) for node in room.NODES]
+NODES: list[type] = [node for room in (checkpoint, unet, text, vae, graft) for node in room.NODES]
