@@ -1,7 +1,7 @@
 """Which shape a mask has: mask [H, W] in, name, likeness and true centre and size out.
 
 The mask is laid on a grid around its centroid, as large as its area tells, and compared with the
-renderer's own shapes at all tilts.
+renderer's own shapes at all tilts, crisp and as blur rounds them: a star with soft tips is a star.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ GRID = 32  # cells a side
 REACH = 0.95  # half the grid's side, in roots of the area: the farthest tip is at 0.89
 TILTS = (-1.5, -0.75, 0.0, 0.75, 1.5)  # of the renderer's largest
 SIZES = (28, 60)  # pixels: edges are softer, in cells, on small things
+BLURS = (0.0, 0.055, 0.11)  # deviation in shares of the size, cut at half coverage afterwards
+_EDGE = 20.0  # steepness of that cut: about a pixel of soft edge
 
 
 class Match(NamedTuple):
@@ -55,20 +57,34 @@ def match(mask: np.ndarray) -> Match:
 def _bank() -> _Bank:
     kinds: list[str] = []
     rows: list[tuple[np.ndarray, tuple[float, float], float]] = []
-    for kind, size, tilt in itertools.product(DISTANCES, SIZES, TILTS):
-        grid, (x, y), root = _laid_on_grid(_template(kind, size, tilt * TILT))
+    for kind, size, tilt, blur in itertools.product(DISTANCES, SIZES, TILTS, BLURS):
+        template = _blurred(_template(kind, size, tilt * TILT), blur * size)
+        grid, (x, y), root = _laid_on_grid(template.numpy())
         kinds.append(kind)
         rows.append((grid, ((size - x) / root, (size - y) / root), root / size))
     grids, offsets, roots = zip(*rows, strict=True)
     return _Bank(kinds, np.stack(grids), np.array(offsets), np.array(roots))
 
 
-def _template(kind: str, size: int, angle: float) -> np.ndarray:
+def _template(kind: str, size: int, angle: float) -> torch.Tensor:
     """Draw a shape in the middle of a canvas twice its size."""
     steps = (torch.arange(2 * size) + 0.5 - size) / size
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     cos, sin = math.cos(angle), math.sin(angle)
-    return coverage(kind, cos * x + sin * y, cos * y - sin * x, size).numpy()
+    return coverage(kind, cos * x + sin * y, cos * y - sin * x, size)
+
+
+def _blurred(mask: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Blur a mask [H, W] and cut it where half was covered, as a reader of colours does."""
+    if not deviation:
+        return mask
+    reach = math.ceil(3 * deviation)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * deviation**2))
+    kernel = kernel / kernel.sum()
+    for _ in range(2):  # rows, then columns
+        rows = torch.nn.functional.conv1d(mask[:, None], kernel[None, None], padding=reach)
+        mask = rows[:, 0].T
+    return torch.sigmoid((mask - 0.5) * _EDGE)
 
 
 def _laid_on_grid(mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float], float]:
