@@ -43,6 +43,7 @@ CLASSES = {
     "Value": node_class({"value": ("INT", {"default": 1, "min": 0, "max": 4})}),
     "Text": node_class({"text": ("STRING", {})}, ("STRING",)),
     "Float": node_class({"x": ("FLOAT", {"min": 0.0, "max": 1.0})}, ("FLOAT",)),
+    "Rounded": node_class({"x": ("FLOAT", {"min": 0.0, "max": 1.0})}),
     "Flag": node_class({"on": ("BOOLEAN", {})}, ("BOOLEAN",)),
     "Mode": node_class({"mode": (["x", "y"],)}, (["x", "y"],)),
     "NewMode": node_class({"mode": ("COMBO", {"options": ["x", "y"]})}),
@@ -119,6 +120,13 @@ def test_bad_linked_input(link: list[Any]) -> None:
     }
 
 
+def test_nothing_is_checked_behind_a_link_of_another_type() -> None:
+    data = graph(
+        n1=("Text", {}), n2=("Value", {"value": ["1", 0]}), n3=("Show", {"value": ["2", 0]})
+    )
+    assert list(refusal(data).node_errors) == ["2"]  # `1` lacks its text
+
+
 def test_return_type_mismatch() -> None:
     data = graph(n1=("Text", {"text": "x"}), n2=("Show", {"value": ["1", 0]}))
     found = refusal(data)
@@ -167,10 +175,10 @@ def test_invalid_input_type() -> None:
 
 @pytest.mark.parametrize("value", [None, {}, float("inf"), 10**400, "9" * 5000])
 def test_what_no_number_can_be_made_of(value: Any) -> None:
-    kind = "Float" if value != float("inf") else "Value"
+    kind = "Rounded" if value != float("inf") else "Value"
     if value == "9" * 5000:
         kind = "Value"
-    name = "x" if kind == "Float" else "value"
+    name = "x" if kind == "Rounded" else "value"
     assert node_error(kind, {name: value})["type"] == "invalid_input_type"
 
 
@@ -188,7 +196,7 @@ def test_value_out_of_range() -> None:
         "details": "value",
         "extra_info": {**info, "received_value": 9},
     }
-    assert node_error("Float", {"x": "nan"})["type"] == "value_smaller_than_min"
+    assert node_error("Rounded", {"x": "nan"})["type"] == "value_smaller_than_min"
 
 
 @pytest.mark.parametrize("kind", ["Mode", "NewMode"])

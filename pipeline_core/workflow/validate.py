@@ -121,6 +121,7 @@ class _Validator:
         self._definitions = definitions
         self._outputs = outputs
         self._errors: dict[str, list[dict[str, Any]]] = {}
+        self._closed: set[tuple[str, str]] = set()  # (node, input) whose link has another type
         self._nodes = dict(workflow.nodes)
 
     def result(self) -> Validation:
@@ -143,6 +144,11 @@ class _Validator:
         if broken is not None:
             json = broken_link_json(broken) if via is None else inner_broken_link_json(broken, *via)
             errors = [*errors, json]
+        self._closed.update(
+            (key, error["extra_info"]["input_name"])
+            for error in errors
+            if error["type"] == "return_type_mismatch"
+        )
         if errors:
             self._errors[key] = errors
         elif not _same_values(node.inputs, inputs):
@@ -152,11 +158,13 @@ class _Validator:
         return self._definitions[self._workflow.nodes[key].class_type or ""]
 
     def _sources(self, key: str) -> Iterator[tuple[InputDefinition, Link]]:
-        """Yield the links that count: those of declared inputs, to nodes that are there."""
+        """Yield the links that count: of declared inputs, of their type, to nodes that are there."""
         given = self._workflow.nodes[key].inputs
         for name, each in self._definition(key).inputs.items():
             link = given.get(name)
-            if type(link) is Link and link.node in self._workflow.nodes:
+            if type(link) is not Link or (key, name) in self._closed:
+                continue
+            if link.node in self._workflow.nodes:
                 yield each, link
 
     def _reachable(
