@@ -48,15 +48,20 @@ class NanoPlan:
     """How long each stage runs, and on how much."""
 
     vae: LoopOptions = field(
-        default_factory=lambda: small(900, batch_size=16, ema_decay=0.995, sample_every=100)
+        default_factory=lambda: small(2400, batch_size=16, ema_decay=0.995, sample_every=100)
     )
-    vae_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 32, 16), CropPhase(0.78, 64, 8))
+    vae_crops: tuple[CropPhase, ...] = (
+        CropPhase(0.0, 32, 16),
+        CropPhase(0.3, 64, 8),
+        CropPhase(0.75, None, 3),
+    )
+    absolute_weight: float = 0.5  # of the pixels' absolute error beside the squared: crisp edges
     decoder: LoopOptions = field(
         default_factory=lambda: small(
-            1500, batch_size=8, matrix_learning_rate=0.01, ema_decay=0.995, sample_every=100
+            900, batch_size=8, matrix_learning_rate=0.01, ema_decay=0.995, sample_every=100
         )
     )
-    decoder_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 64, 8), CropPhase(0.8, None, 3))
+    decoder_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 64, 8), CropPhase(0.5, None, 3))
     teacher: LoopOptions = field(
         default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )

@@ -73,7 +73,9 @@ def _run_tokenizer(folder: Path, plan: NanoPlan) -> None:
 def _run_vae(folder: Path, plan: NanoPlan) -> None:
     torch.manual_seed(0)
     vae = build_vae(VAE)
-    task = AutoencodingTask(vae, CropMaker(), plan.vae_crops, plan.vae.steps)
+    task = AutoencodingTask(
+        vae, CropMaker(), plan.vae_crops, plan.vae.steps, absolute_weight=plan.absolute_weight
+    )
     _finish(task, plan.vae, folder / "vae", log_psnr)
     scale_latents(vae, latent_deviation(vae))
     save_result(vae, folder / "vae")
@@ -84,7 +86,13 @@ def _run_decoder(folder: Path, plan: NanoPlan) -> None:
     vae = load_result(build_vae(VAE), folder / "vae")
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(False)
-    task = AutoencodingTask(vae, CropMaker(seed=2), plan.decoder_crops, plan.decoder.steps)
+    task = AutoencodingTask(
+        vae,
+        CropMaker(seed=2),
+        plan.decoder_crops,
+        plan.decoder.steps,
+        absolute_weight=plan.absolute_weight,
+    )
     _finish(task, plan.decoder, folder / "decoder", log_psnr)
     save_result(vae, folder / "decoder")
 
