@@ -158,7 +158,7 @@ class _Validator:
         return self._definitions[self._workflow.nodes[key].class_type or ""]
 
     def _sources(self, key: str) -> Iterator[tuple[InputDefinition, Link]]:
-        """Yield the links that count: of declared inputs, of their type, to nodes that are there."""
+        """Yield the links that count: of declared inputs and right type, to nodes that exist."""
         given = self._workflow.nodes[key].inputs
         for name, each in self._definition(key).inputs.items():
             link = given.get(name)

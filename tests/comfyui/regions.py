@@ -1,28 +1,19 @@
-"""A script for a process of its own: random conditioning through ComfyUI's averaging and ours.
+"""A script for ComfyUI's process: random conditioning through its averaging and ours.
 
-Usage: python comfyui_regions.py COMFYUI_DIR COUNT. Prints the number compared and the largest
-difference. ComfyUI is only called; nothing of it is copied here.
+ComfyUI is only called; nothing of it is copied here.
 """
-
-# ruff: noqa: E402 - ComfyUI chooses its device while it is imported
 
 from __future__ import annotations
 
 import math
 import random
-import sys
 from typing import Any
 
-import numpy as np
-import torch
-
-sys.path.insert(0, sys.argv[1])
-import comfy.cli_args
-
-comfy.cli_args.args.cpu = True
 import comfy.conds
 import comfy.model_sampling
 import comfy.samplers
+import numpy as np
+import torch
 from multilingual_diffusion.nodes.conversions import from_comfy_conditioning
 from multilingual_diffusion.pipeline_core.sampling.prediction import to_clean
 from multilingual_diffusion.pipeline_core.sampling.regional import RegionalDenoiser
@@ -131,20 +122,17 @@ def entry(draw: random.Random, count: int) -> list[Any]:
     return [torch.randn(draw.choice([1, count]), draw.choice([5, 7]), 8), more]
 
 
-def main() -> None:
-    worst, trials = 0.0, int(sys.argv[2])
-    for trial in range(trials):
+def main(count: str) -> float:
+    """Compare so many cases; return the largest difference, as a share of the largest value."""
+    worst = 0.0
+    for trial in range(int(count)):
         torch.manual_seed(trial)
         draw = random.Random(trial)
-        count = draw.choice([1, 2, 4])
-        sides = [[entry(draw, count) for _ in range(draw.randint(1, 3))] for _ in range(2)]
-        latents = torch.randn(count, 4, *SIZE) * 3
+        images = draw.choice([1, 2, 4])
+        sides = [[entry(draw, images) for _ in range(draw.randint(1, 3))] for _ in range(2)]
+        latents = torch.randn(images, 4, *SIZE) * 3
         sigma = math.exp(draw.uniform(math.log(0.05), math.log(14)))
         wanted, found = (average(sides, latents, sigma) for average in (theirs, ours))
         scale = max(float(wanted.abs().max()), float(latents.abs().max()))
         worst = max(worst, float((found - wanted).abs().max()) / scale)
-    sys.stdout.write(f"{trials} {worst}\n")
-
-
-if __name__ == "__main__":
-    main()
+    return worst
