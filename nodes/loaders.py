@@ -222,6 +222,7 @@ def _load(
         allow_pickle=allow_pickle,
         ema=ema,
         prediction_type=None if prediction_type == "auto" else prediction_type,
+        embedding_dirs=host.adapter_folders("embeddings").roots,
     )
     if not settled:
         for part in parts:

@@ -58,7 +58,8 @@ class MultilingualTextEncode:
                         "dynamicPrompts": True,
                         "default": "",
                         "tooltip": "The prompt. (word:1.2) weighs, [word] weighs less, BREAK "
-                        "starts a new window, \\( is a bracket itself.",
+                        "starts a new window, \\( is a bracket itself, embedding:name is a textual "
+                        "inversion.",
                     },
                 ),
             },
@@ -218,6 +219,7 @@ def _describe(measured: TokenReport, text: str) -> str:
 
     windows = "1 window" if measured.chunks == 1 else f"{measured.chunks} windows"
     parts = [f"{measured.used} tokens in {windows} of {measured.limit}"]
+    parts += [f"{written} takes {count} tokens" for written, count in measured.embeddings]
     language = detect_language(text)
     if language:
         parts.append(f"language: {language}")

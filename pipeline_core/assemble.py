@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import torch
 
+from .adapters.embedding_files import EmbeddingFiles
 from .adapters.folders import AdapterFolders
 from .adapters.lora import AppliedLora, apply_loras, open_loras
 from .errors import InvalidRequest, ModelNotFound, UnknownName
@@ -60,6 +61,7 @@ def load_pipeline(
     ema: bool = False,
     prediction_type: PredictionType | None = None,
     loras: Sequence[tuple[str | Path, float]] = (),
+    embedding_dirs: Sequence[Path] | None = None,
     before_loading: Callable[[Outline], object] | None = None,
 ) -> TextToImagePipeline:
     """Load a model: one of `MODELS` by name, a folder, or a checkpoint file.
@@ -75,6 +77,8 @@ def load_pipeline(
         prediction_type: what the UNet predicts, where its files do not say or say it wrong.
         loras: LoRAs on the UNet, each a path or a name in the folder `loras` of the models folder,
             with its strength.
+        embedding_dirs: where `embedding:NAME` in a prompt is looked up; None: the folder
+            `embeddings` of the models folder.
         before_loading: called before a weight is read, to check a request that will follow:
             `lambda outline: outline.complete(request)`.
 
@@ -83,7 +87,12 @@ def load_pipeline(
         InvalidRequest: parts that do not fit each other; a device that is not there.
     """
     options = LoadOptions(
-        device=device, dtype=dtype, allow_pickle=allow_pickle, ema=ema, models_dir=models_dir
+        device=device,
+        dtype=dtype,
+        allow_pickle=allow_pickle,
+        ema=ema,
+        models_dir=models_dir,
+        embedding_dirs=embedding_dirs,
     )
     options.check()
     main = options.find(name_or_path)
@@ -138,6 +147,7 @@ def load_text_encoder(
         context_length=spec.context_length,
         single_pass_length=spec.single_pass_length,
         languages=spec.languages,
+        embeddings=_embedding_files(options),
     )
 
 
@@ -160,6 +170,13 @@ def load_safety_checker(detection: Detection, options: LoadOptions) -> SafetyChe
     if preprocessor is None:
         return SafetyChecker(network)
     return SafetyChecker(network, Preprocessing.from_config(read_json(preprocessor)))
+
+
+def _embedding_files(options: LoadOptions) -> EmbeddingFiles:
+    folders = AdapterFolders.among("embeddings", options.folders)
+    if options.embedding_dirs is not None:
+        folders = AdapterFolders("embeddings", tuple(options.embedding_dirs))
+    return EmbeddingFiles(folders, allow_pickle=options.allow_pickle)
 
 
 def _open_loras(
@@ -264,6 +281,7 @@ def _outline(
         prediction_type=prediction_type or find_prediction_type(unet, scheduler_config),
         has_checker="safety_checker" in sources,
         origin=origin,
+        embeddings=_embedding_files(options),
     )
 
 

@@ -16,6 +16,7 @@ from .models.specs import ModelSpec, PredictionType
 from .safety.policy import resolve_policy
 from .sampling import SamplingOptions, check_options
 from .sampling.plan import make_plan
+from .text.embeddings import EmbeddingSource, find_mentions
 from .text.syntax import parse
 from .values import ImageRequest
 
@@ -37,6 +38,7 @@ class Outline:
     prediction_type: PredictionType | None  # None: the files do not say
     has_checker: bool
     origin: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    embeddings: EmbeddingSource | None = None  # what prompts may name
 
     def complete(
         self, request: ImageRequest, *, init_image: str | None = None, mask: str | None = None
@@ -48,6 +50,7 @@ class Outline:
         Raises:
             InvalidRequest: naming the option, the value received and what would do.
             PromptSyntaxError: a prompt does not parse.
+            ModelNotFound, FileRefused: an embedding it names is not there or cannot be used.
             PipelineError: the safety policy asks for a checker and there is none.
         """
         for name, given in (("init_image", init_image), ("mask", mask)):
@@ -111,5 +114,5 @@ class Outline:
                 f"long_prompt is 'single', which {self.spec.name} has not; use 'chunk'"
             )
         for prompt in (*request.prompts, *request.negative_prompts):
-            parse(prompt)
+            find_mentions(parse(prompt).text, self.embeddings)
         make_plan(options, self.scheduler_config, self.known_prediction_type())

@@ -124,6 +124,7 @@ class TextToImagePipeline:
     @property
     def outline(self) -> Outline:
         """What this pipeline is, without its weights."""
+        encoder = self.parts.text_encoder
         return Outline(
             spec=self.spec,
             source=self.source,
@@ -132,6 +133,7 @@ class TextToImagePipeline:
             prediction_type=self.parts.prediction_type,
             has_checker=self.parts.safety_checker is not None,
             origin=self.origin,
+            embeddings=encoder.embeddings if encoder else None,
         )
 
     def complete(self, request: ImageRequest) -> ImageRequest:

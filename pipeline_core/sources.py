@@ -5,7 +5,7 @@ Nothing is read but names, configs and headers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class LoadOptions:
     allow_pickle: bool = False  # open .bin, .ckpt and .pt files, with weights_only
     ema: bool = False  # a checkpoint's averaged UNet weights
     models_dir: str | Path | None = None  # where names are looked up; None: the user's folder
+    embedding_dirs: Sequence[Path] | None = None  # None: `embeddings` in the models folder
 
     @property
     def folders(self) -> ModelFolders:

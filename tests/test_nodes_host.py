@@ -31,7 +31,8 @@ class Comfy:
         self.root = root
         self.folders: dict[str, list[str]] = {
             kind: [str(root / kind)] for kind in ("checkpoints", "diffusers", "text_encoders",
-                                                  "diffusion_models", "vae")
+                                                  "diffusion_models", "vae", "loras",
+                                                  "embeddings")
         }  # fmt: skip
         self.brought: list[tuple[list[Any], int]] = []
         self.progress: list[tuple[int, int, Any]] = []

@@ -22,7 +22,7 @@ import torch
 
 from ..errors import FileRefused
 from ..models.headers import MAX_TENSORS, TensorInfo, check_tensor_name, sniff
-from ..models.key_prefixes import SECOND_EMA_PREFIX
+from ..models.key_prefixes import EMBEDDING_PREFIX, SECOND_EMA_PREFIX
 from ..models.zip_header import read_zip_header
 from .dtypes import FILE_DTYPES
 
@@ -100,7 +100,8 @@ def list_pickle_tensors(path: Path) -> Mapping[str, TensorInfo]:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a pickle by name; of a trainer's dump, those of its `state_dict`.
 
-    Averaged weights in a second dictionary come under `state_dict_ema.`.
+    Averaged weights in a second dictionary come under `state_dict_ema.`, the vectors of A1111's
+    textual inversions under `string_to_param.`.
 
     Raises:
         FileRefused: the file is broken or hostile.
@@ -180,8 +181,12 @@ def _torch_name(module: str, name: str) -> str:
 def _state_dict(path: Path, root: object) -> Iterator[tuple[str, torch.Tensor]]:
     if not isinstance(root, dict):
         raise FileRefused(f"{path}: the top is {type(root).__name__}, not a dict of tensors")
-    main = root.get("state_dict", root)
-    for prefix, table in (("", main), (SECOND_EMA_PREFIX, root.get("state_dict_ema"))):
+    tables = {
+        "": root.get("state_dict", root),
+        SECOND_EMA_PREFIX: root.get("state_dict_ema"),
+        EMBEDDING_PREFIX: root.get("string_to_param"),
+    }
+    for prefix, table in tables.items():
         if isinstance(table, dict):
             for name, value in table.items():
                 if isinstance(name, str) and isinstance(value, torch.Tensor):

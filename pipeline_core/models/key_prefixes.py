@@ -15,4 +15,5 @@ TEXT_WRAPPERS = (
 
 LIGHTNING_EMA_PREFIX = "model_ema."  # names without dots behind it
 SECOND_EMA_PREFIX = "state_dict_ema."  # ours, for a dump's second dictionary
+EMBEDDING_PREFIX = "string_to_param."  # in the pickles of A1111's textual inversions
 EMA_PREFIXES = (LIGHTNING_EMA_PREFIX, SECOND_EMA_PREFIX)

@@ -17,6 +17,7 @@ from ..errors import InvalidRequest, PromptTooLong, UnknownName, WeightsMismatch
 from ..models.specs import EncoderFamily
 from ..values import Conditioning, LongPrompt, TokenBatch, Weighting
 from .chunks import PromptTokens, split, tokenize_prompt
+from .embeddings import EmbeddingSource, EmbeddingTable
 from .encoders.tower import TextNetwork
 from .languages import language_warning
 from .report import TokenReport, describe_loss, lost_span
@@ -32,7 +33,8 @@ class TextEncoder:
     """A frozen network with its tokenizer: after changing the network's weights make a new one.
 
     `context_length` is the window, special tokens included; `single_pass_length` the longest single
-    pass, None where the family has no such way; `languages` are the BCP-47 tags it speaks.
+    pass, None where the family has no such way; `languages` are the BCP-47 tags it speaks;
+    `embeddings` is where textual inversions come from, None for none.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TextEncoder:
         context_length: int,
         single_pass_length: int | None = None,
         languages: Sequence[str] = (),
+        embeddings: EmbeddingSource | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
@@ -51,6 +54,8 @@ class TextEncoder:
         self.context_length = context_length
         self.single_pass_length = single_pass_length
         self.languages = tuple(languages)
+        self.embeddings = embeddings
+        self._table = EmbeddingTable(embeddings, network.word_width) if embeddings else None
         self._kept: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
 
     def tokenize(self, prompts: Sequence[str], *, long_prompt: LongPrompt = "chunk") -> TokenBatch:
@@ -66,7 +71,7 @@ class TextEncoder:
             InvalidRequest: no prompts, not a list of strings, or a way this encoder has not.
         """
         self._check_way(long_prompt)
-        read = [tokenize_prompt(prompt, self.tokenizer) for prompt in _check_prompts(prompts)]
+        read = [self._read(prompt) for prompt in _check_prompts(prompts)]
         windows = [self._windows(prompt, long_prompt) for prompt in read]
         window = self.context_length
         if long_prompt == "single":
@@ -152,10 +157,11 @@ class TextEncoder:
             PromptSyntaxError: the prompt does not parse.
         """
         self._check_way(long_prompt)
-        prompt = tokenize_prompt(text, self.tokenizer)
+        prompt = self._read(text)
         limit = self._capacity(long_prompt)
         windows = split(prompt, limit) if long_prompt == "chunk" else [range(len(prompt))]
-        kept = windows[:MAX_CHUNKS][-1].stop if long_prompt == "chunk" else limit
+        in_one = prompt.cut_before(limit)
+        kept = windows[:MAX_CHUNKS][-1].stop if long_prompt == "chunk" else in_one
         lost = lost_span(prompt, kept)
         source = prompt.parsed.source_position
         return TokenReport(
@@ -164,7 +170,11 @@ class TextEncoder:
             chunks=len(windows),
             unknown_share=prompt.tokens.ids.count(self.tokenizer.unknown_id) / max(len(prompt), 1),
             lost=((source(lost[0]), len(text)),) if lost else (),
+            embeddings=tuple((span.written, span.end - span.start) for span in prompt.embeddings),
         )
+
+    def _read(self, prompt: str) -> PromptTokens:
+        return tokenize_prompt(prompt, self.tokenizer, self._table)
 
     def _check_way(self, long_prompt: LongPrompt) -> None:
         if long_prompt not in get_args(LongPrompt):
@@ -182,7 +192,7 @@ class TextEncoder:
     def _windows(self, prompt: PromptTokens, long_prompt: LongPrompt) -> list[range]:
         capacity = self._capacity(long_prompt)
         if long_prompt == "truncate":
-            return [range(min(capacity, len(prompt)))]
+            return [range(min(prompt.cut_before(capacity), len(prompt)))]
         if long_prompt == "single":
             if len(prompt) > capacity:
                 raise PromptTooLong(describe_loss(prompt, capacity, "shorten it or use 'chunk'"))
@@ -199,8 +209,9 @@ class TextEncoder:
             warnings.append(f"BREAK has no effect where long_prompt is {long_prompt!r}")
         capacity = self._capacity(long_prompt)
         if long_prompt == "truncate" and len(prompt) > capacity:
-            warnings.append(describe_loss(prompt, capacity, "the rest was cut"))
-        language = language_warning(prompt.text, self.languages)
+            kept = prompt.cut_before(capacity)
+            warnings.append(describe_loss(prompt, kept, "the rest was cut"))
+        language = language_warning(prompt.words, self.languages)
         return [*warnings, language] if language else warnings
 
     def _single_length(self, longest: int) -> int:
@@ -244,7 +255,8 @@ class TextEncoder:
         rows = list(fresh.values())
         for first in range(0, len(rows), _WINDOWS_AT_ONCE):
             some = torch.stack(rows[first : first + _WINDOWS_AT_ONCE])
-            states = self.network(some, some != self.tokenizer.pad_id)
+            learned = (self._table.vectors,) if self._table and len(self._table.vectors) else ()
+            states = self.network(some, some != self.tokenizer.pad_id, *learned)
             for key, state in zip(list(fresh)[first : first + len(some)], states, strict=True):
                 known[key] = state.clone()  # a view would keep the whole group alive
         for key in keys:

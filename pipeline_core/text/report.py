@@ -15,7 +15,8 @@ class TokenReport:
 
     `used` and `limit` count tokens without the special ones: of the prompt, and of what fits in one
     window. `chunks` is the number of windows. `unknown_share` is 0..1 of the used tokens. `lost`
-    are half-open ranges of characters of the prompt as typed that do not fit.
+    are half-open ranges of characters of the prompt as typed that do not fit. `embeddings` pairs
+    what was written for a textual inversion with the tokens it takes.
     """
 
     used: int
@@ -23,6 +24,7 @@ class TokenReport:
     chunks: int
     unknown_share: float
     lost: tuple[tuple[int, int], ...] = ()
+    embeddings: tuple[tuple[str, int], ...] = ()
 
     @property
     def fits(self) -> bool:

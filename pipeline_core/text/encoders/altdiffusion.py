@@ -33,9 +33,13 @@ class AltDiffusionEncoder(TextNetwork):
     def width(self) -> int:
         return self.transformation.out_features
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, learned: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode windows; pads are masked for the tokens but have states of their own."""
-        return self.transformation(self.states(ids, mask, roberta_positions(ids, self.pad_id)))
+        return self.transformation(
+            self.states(ids, mask, roberta_positions(ids, self.pad_id), learned)
+        )
 
 
 def build(config: Mapping[str, Any], *, operations: Any = torch.nn) -> TextNetwork:

@@ -39,9 +39,11 @@ class AltDiffusionM18Encoder(TextNetwork):
     def width(self) -> int:
         return self.transformation_pre.out_features
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, learned: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode windows; pads are masked for the tokens but have states of their own."""
-        penultimate = self.states(ids, mask, roberta_positions(ids, self.pad_id))
+        penultimate = self.states(ids, mask, roberta_positions(ids, self.pad_id), learned)
         return self.transformation_pre(self.pre_LN(penultimate))
 
 

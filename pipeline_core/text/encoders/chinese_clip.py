@@ -36,10 +36,12 @@ class ChineseClipEncoder(TextNetwork):
     def width(self) -> int:
         return self.embeddings.word_embeddings.weight.shape[1]
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, learned: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode windows; positions count from 0, pads included, as in BERT."""
         positions = torch.arange(ids.shape[1]).expand_as(ids)
-        return self.states(ids, mask, positions)
+        return self.states(ids, mask, positions, learned)
 
 
 def build(config: Mapping[str, Any], *, operations: Any = torch.nn) -> TextNetwork:

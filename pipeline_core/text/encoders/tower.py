@@ -29,9 +29,10 @@ class WordTable(torch.nn.Module):
 
 
 class TextNetwork(torch.nn.Module):
-    """Base of the families: `forward(ids, mask) -> [B, T, D]` over one tower.
+    """Base of the families: `forward(ids, mask, learned=None) -> [B, T, D]` over one tower.
 
-    A family sets `tower`'s parts under the published key names and overrides `forward`.
+    A family sets `tower`'s parts under the published key names and overrides `forward`. Ids below
+    0 are rows of `learned` [N, hidden size], vectors of textual inversions: -1 is row 0.
     """
 
     @property
@@ -48,6 +49,11 @@ class TextNetwork(torch.nn.Module):
     def vocab_size(self) -> int:
         """Rows of the word table; every token id lies below."""
         return self.tower.embeddings.word_embeddings.weight.shape[0]
+
+    @property
+    def word_width(self) -> int:
+        """Numbers a word of the word table."""
+        return self.tower.embeddings.word_embeddings.weight.shape[1]
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +73,11 @@ class TextNetwork(torch.nn.Module):
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
     def states(
-        self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        learned: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the tower: ids, mask and positions [B, T] to the last layer's states [B, T, D].
 
@@ -76,7 +86,7 @@ class TextNetwork(torch.nn.Module):
         """
         embeddings = self.tower.embeddings
         hidden = embeddings(
-            inputs_embeds=embeddings.word_embeddings(ids).to(self.device, self.dtype),
+            inputs_embeds=self._words(ids, learned),
             position_ids=position_ids.to(self.device),
             token_type_ids=torch.zeros_like(ids, device=self.device),
         )
@@ -84,6 +94,16 @@ class TextNetwork(torch.nn.Module):
         blocked.masked_fill_(~mask.to(self.device, torch.bool), torch.finfo(self.dtype).min)
         encoder_output = self.tower.encoder(hidden, attention_mask=blocked[:, None, None, :])
         return encoder_output.last_hidden_state
+
+    def _words(self, ids: torch.Tensor, learned: torch.Tensor | None) -> torch.Tensor:
+        """Return the vectors of the words [B, T, hidden size], learned ones in their places."""
+        table = self.tower.embeddings.word_embeddings
+        is_learned = ids < 0
+        if learned is None or not bool(is_learned.any()):
+            return table(ids).to(self.device, self.dtype)
+        words = table(ids.clamp(min=0)).to(self.device, self.dtype)
+        rows = learned[-1 - ids[is_learned]].to(words)
+        return words.masked_scatter(is_learned[..., None].to(words.device), rows)
 
 
 def keep_words_on_cpu(embeddings: Any) -> None:
