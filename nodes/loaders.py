@@ -31,7 +31,7 @@ _MISSING: dict[PartName, str] = {
 
 
 def _model_input(part: PartName | None = None) -> tuple[list[str], dict[str, Any]]:
-    names = [model.name for model in host.model_folders(part).list_models()]
+    names = [model.name for model in host.model_folders(part).list_models(part)]
     return names, {
         "tooltip": "A model folder or file in ComfyUI's models/multilingual, models/diffusers or "
         "models/checkpoints; without ComfyUI, in the models folder of the command."

@@ -17,12 +17,9 @@ from .loading.devices import choose_device, choose_dtype
 from .loading.pickles import list_pickle_tensors
 from .loading.plans import plan_text_encoder, plan_unet
 from .models.detect import detect
-from .models.detection import PARTS, Detection, PartFiles, PartName
-from .models.evidence import encoder_by_config, nearest_spec
+from .models.detect_part import detect_part
+from .models.detection import PARTS, Detection, PartName
 from .models.folders import NANO_FOLDER, ModelFolders
-from .models.part_files import existing, find_tokenizer, find_weights
-from .models.specs import EncoderFamily
-from .models.strict_json import read_json
 
 PartSources = Collection[PartName] | Mapping[PartName, str | Path]
 
@@ -105,28 +102,8 @@ _REMEDIES: dict[str, str] = {
 
 def _find_part(name: PartName, place: str | Path, options: LoadOptions) -> Detection:
     """Return a detection that has the part: of a whole model, or of the part's own folder."""
-    folder = Path(place)
-    files: PartFiles | None = None
-    encoder: EncoderFamily | None = None
-    if folder.is_dir() and not (folder / "model_index.json").exists():
-        if name == "tokenizer":
-            files = find_tokenizer(folder)
-        elif (folder / "config.json").exists():
-            preprocessor = existing(folder / "preprocessor_config.json")
-            extra = {"preprocessor": preprocessor} if preprocessor else {}
-            files = PartFiles(find_weights(folder), folder / "config.json", extra)
-            if name == "text_encoder":
-                encoder, _ = encoder_by_config(read_json(folder / "config.json"))
-    if files is not None:
-        return Detection(
-            path=folder,
-            layout="diffusers",
-            spec=nearest_spec(encoder, None, (folder.name, folder.parent.name), []),
-            encoder=encoder,
-            unet_family=None,
-            parts={name: files},
-        )
-    detection = options.find(place)
+    path = options.folders.find_model(place)
+    detection = detect_part(path, name) or options.find(path)
     if name not in detection.parts:
         raise ModelNotFound(f"{place} has no {name}; it has: {', '.join(detection.parts)}")
     return detection

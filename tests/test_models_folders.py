@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import layouts
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from multilingual_diffusion.pipeline_core.errors import InvalidRequest, ModelNotFound
+from multilingual_diffusion.pipeline_core.errors import FileRefused, InvalidRequest, ModelNotFound
 from multilingual_diffusion.pipeline_core.models import folders
+from multilingual_diffusion.pipeline_core.models.detect import detect
+from multilingual_diffusion.pipeline_core.models.detect_part import detect_part
 from multilingual_diffusion.pipeline_core.models.folders import ModelFolders, safe_join
 
 HOSTILE = [
@@ -144,3 +147,44 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, caplog):
     (tmp_path / "secret").mkdir(mode=0)
     ModelFolders([tmp_path]).list_models()
     assert "cannot be listed" in caplog.text
+
+
+def write_parts(root: Path) -> Path:
+    """Write the parts of one model as folders of their own, and the model beside them."""
+    model = layouts.write_diffusers_folder(root / "m9", "m9", weights="safetensors")
+    for part in ("vae", "unet", "text_encoder", "safety_checker"):
+        shutil.copytree(model / part, root / "parts" / f"my-{part}")
+    return model
+
+
+def test_folders_of_one_part_are_listed_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "NANO_FOLDER", tmp_path / "no-nano")
+    write_parts(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    found = ModelFolders([tmp_path])
+    assert [model.name for model in found.list_models()] == ["m9"]
+    for part in ("vae", "unet", "text_encoder", "safety_checker"):
+        assert [model.name for model in found.list_models(part)] == ["m9", f"parts/my-{part}"]
+        detection = detect(found.find_name(f"parts/my-{part}"))
+        assert list(detection.parts) == [part]
+    for folder in (other, broken):
+        with pytest.raises((ModelNotFound, FileRefused)):
+            detect(folder)
+
+
+def test_a_part_says_what_it_is_made_for(tmp_path):
+    model = write_parts(tmp_path)
+    assert detect(tmp_path / "parts" / "my-text_encoder").encoder == "altdiffusion"
+    assert detect(tmp_path / "parts" / "my-unet").unet_family == "sd1"
+    shutil.copytree(model / "tokenizer", tmp_path / "parts" / "my-text_encoder", dirs_exist_ok=True)
+    assert set(detect(tmp_path / "parts" / "my-text_encoder").parts) == {
+        "text_encoder",
+        "tokenizer",
+    }
+    assert detect_part(model) is None  # a whole model
+    assert list(detect_part(model / "tokenizer", "tokenizer").parts) == ["tokenizer"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import ModelNotFound
 from .detect_checkpoint import TensorLister, detect_checkpoint
 from .detect_folder import detect_folder
+from .detect_part import detect_part
 from .detection import Detection
 from .files import list_folder
 
@@ -34,7 +35,7 @@ def detect(path: Path | str, *, list_tensors: TensorLister | None = None) -> Det
         return detect_checkpoint(path, path, "checkpoint", list_tensors)
     if any((path / name).exists() for name in ("model_index.json", "unet", "text_encoder")):
         return detect_folder(path)
-    return _detect_checkpoint_folder(path, list_tensors)
+    return detect_part(path) or _detect_checkpoint_folder(path, list_tensors)
 
 
 def _detect_checkpoint_folder(folder: Path, list_tensors: TensorLister | None) -> Detection:
@@ -51,5 +52,5 @@ def _detect_checkpoint_folder(folder: Path, list_tensors: TensorLister | None) -
         names = ", ".join(path.name for path in files[:5])
         raise ModelNotFound(f"{folder} holds {len(files)} weights files; name one of: {names}")
     if (folder / "config.json").exists():
-        raise ModelNotFound(f"{folder} looks like one part of a model; give the folder above it")
+        raise ModelNotFound(f"{folder} looks like one part of a model, and none this pack loads")
     raise ModelNotFound(f"{folder} holds no model: no model_index.json and no weights file")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..errors import InvalidRequest, ModelNotFound
 from .detect import CHECKPOINT_SUFFIXES
+from .detect_part import part_of_folder
+from .detection import PartName
 from .names import fault_of_part
 from .specs import MODELS
 
@@ -72,14 +74,15 @@ class ModelFolders:
         """Where downloads go: the first root."""
         return self.roots[0]
 
-    def list_models(self) -> list[FoundModel]:
-        """Return the models in all roots, by name; nothing is opened.
+    def list_models(self, part: PartName | None = None) -> list[FoundModel]:
+        """Return the models in all roots, by name; with `part` also folders of this part alone.
 
-        A name that two roots hold is the first root's.
+        Nothing is opened but the configs of such folders. A name that two roots hold is the first
+        root's.
         """
         found = {"nano": NANO_FOLDER} if NANO_FOLDER.is_dir() else {}
         for root in self.roots:
-            for path in _walk(root, MAX_DEPTH):
+            for path in _walk(root, MAX_DEPTH, part):
                 found.setdefault(path.relative_to(root).as_posix(), path)
         return [FoundModel(name, path) for name, path in found.items()]
 
@@ -146,8 +149,8 @@ def _aliases(name: str) -> Iterator[str]:
                 yield repository.rpartition("/")[2]
 
 
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield model folders and weights files; a model folder is not searched further."""
+def _walk(folder: Path, depth: int, part: PartName | None) -> Iterator[Path]:
+    """Yield model folders, those of this part and weights files; none is searched further."""
     try:
         entries = sorted(folder.iterdir())
     except FileNotFoundError:
@@ -159,10 +162,11 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         if path.name.startswith(".") or path.name in NO_MODELS:
             continue
         if path.is_dir():
-            if _is_model_folder(path):
+            alone = part_of_folder(path)
+            if _is_model_folder(path) or (alone is not None and alone == part):
                 yield path
-            elif depth > 1:
-                yield from _walk(path, depth - 1)
+            elif depth > 1 and alone is None:
+                yield from _walk(path, depth - 1, part)
         elif path.suffix in CHECKPOINT_SUFFIXES and path.is_file():
             yield path
 
