@@ -1,8 +1,10 @@
-"""LoRAs in `load_pipeline` and `generate --lora`: pictures, metadata, replay, refusals."""
+"""LoRAs and embeddings in `load_pipeline` and `generate`: pictures, replay, refusals."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import layouts
@@ -28,7 +30,7 @@ REQUEST = ImageRequest(prompts=["a dog"], width=64, height=64, steps=2, seed=4)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a models folder with m9, and two LoRAs as our trainer writes them."""
+    """Return a models folder with m9, an embedding, and two LoRAs as our trainer writes them."""
     root = tmp_path_factory.mktemp("models")
     layouts.write_diffusers_folder(root / "tiny", "m9", weights="safetensors", null_checkers=True)
     for seed, name in enumerate(("style.safetensors", "sub/other.safetensors")):
@@ -39,6 +41,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if ".up." in key:
                 torch.nn.init.normal_(value, std=0.3)
         write_lora(trained, root / "loras" / name)
+    (root / "embeddings").mkdir()
+    save_file({"emb_params": torch.randn(3, tiny.WIDTH)}, root / "embeddings" / "cat.safetensors")
     return root
 
 
@@ -81,7 +85,25 @@ def test_what_cannot_be_is_said_before_weights_are_read(models: Path, tmp_path: 
         latents(models, loras=[(tmp_path / "wide.safetensors", 1.0)], before_loading=never)
 
 
-def test_loras_are_no_models(models: Path) -> None:
+def test_a_prompt_that_names_an_embedding(models: Path, tmp_path: Path, capsys) -> None:
+    def never(outline) -> None:
+        outline.complete(dataclasses.replace(REQUEST, prompts=["a embedding:kat"]))
+        raise AssertionError("the weights would be read next")
+
+    with pytest.raises(ModelNotFound, match="did you mean 'cat'"):
+        load_pipeline("tiny", models_dir=models, before_loading=never)
+    pipeline = load_pipeline("tiny", models_dir=models)
+    named = dataclasses.replace(REQUEST, prompts=["a (embedding:cat:1.2)"])
+    assert not torch.allclose(pipeline.sample(named).samples, latents(models), atol=1e-2)
+    elsewhere = load_pipeline("tiny", models_dir=models, embedding_dirs=[tmp_path])
+    with pytest.raises(ModelNotFound, match=re.escape(str(tmp_path))):
+        elsewhere.sample(named)
+    run = ["generate", "--model", "tiny", "--models-dir", str(models), "--out", str(tmp_path / "x")]
+    assert main([*run, "--prompt", "a embedding:kat"]) == 4
+    assert capsys.readouterr().err.startswith("error: no embedding 'kat'")
+
+
+def test_loras_and_embeddings_are_no_models(models: Path) -> None:
     names = [model.name for model in ModelFolders([models]).list_models()]
     assert names == ["nano", "tiny"]
 

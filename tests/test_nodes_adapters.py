@@ -1,4 +1,4 @@
-"""The LoRA node: in a graph of its own, beside a branch without it, and in the host's places."""
+"""LoRAs and embeddings in nodes: beside a branch without, headless, and in the host's places."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from multilingual_diffusion.pipeline_core.errors import FileRefused, InvalidRequ
 from multilingual_diffusion.pipeline_core.training.lora import add_lora, write_lora
 from multilingual_diffusion.pipeline_core.workflow import Executor, parse_api
 from node_graphs import call, sample
+from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.normal_(value, std=0.3)
         write_lora(trained, root / "loras" / name)
     torch.save({"x": torch.ones(1)}, root / "loras" / "old.pt")
+    (root / "embeddings").mkdir()
+    save_file({"<cat-toy>": torch.randn(3, tiny.WIDTH)}, root / "embeddings" / "cat.safetensors")
     return root
 
 
@@ -90,6 +93,22 @@ def test_what_a_workflow_file_may_not_ask(parts, root: Path) -> None:
         load(parts[1], "style", float("nan"))
     with pytest.raises(FileRefused, match="pickle, which can carry code"):
         load(parts[1], "old.pt")
+
+
+def test_a_prompt_that_names_an_embedding(parts, root: Path) -> None:
+    text = "a (embedding:cat:1.2) on a hill"
+    (found,) = call("MultilingualTextEncode", text_encoder=parts[0], text=text)
+    dirs = [root / "embeddings"]
+    pipeline = load_pipeline(root / "group" / "bare", embedding_dirs=dirs)
+    assert torch.equal(found[0][0], pipeline.encode([text]).embeddings)
+    (plain,) = call("MultilingualTextEncode", text_encoder=parts[0], text="a cat on a hill")
+    assert not torch.allclose(found[0][0], plain[0][0], atol=1e-2)
+    report, tokens, *_ = call("MultilingualTokenMeter", text_encoder=parts[0], text=text)
+    assert "embedding:cat takes 3 tokens" in report
+    again = call("MultilingualTokenMeter", text_encoder=parts[0], text="a <cat-toy> on a hill")
+    assert "<cat-toy> takes 3 tokens" in again[0] and again[1] == tokens
+    with pytest.raises(ModelNotFound, match="no embedding 'dog'"):
+        call("MultilingualTextEncode", text_encoder=parts[0], text="embedding:dog")
 
 
 def test_headless_in_a_graph(root: Path) -> None:
