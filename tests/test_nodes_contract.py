@@ -75,6 +75,8 @@ FROZEN_BRIDGES = {
     "MultilingualUNetToModel": ("unet", "model"),
     "MultilingualTextEncoderToCLIP": ("text_encoder weighting long_prompt", "clip"),
     "MultilingualVAEToVAE": ("vae", "vae"),
+    "MultilingualPLMSSampler": ("model steps", "sampler sigmas"),
+    "MultilingualLoraReport": ("model lora_name clip", "report applied skipped"),
     "MultilingualGraftToModel": (
         "model multilingual mode strength base down mid up keep_lora",
         "model report",

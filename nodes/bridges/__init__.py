@@ -5,6 +5,7 @@ Importing them needs no ComfyUI, so the tests of every node's contract see them 
 
 from __future__ import annotations
 
-from . import checkpoint, graft, text, unet, vae
+from . import checkpoint, graft, lora_report, sampling, text, unet, vae
 
-NODES: list[type] = [node for room in (checkpoint, unet, text, vae, graft) for node in room.NODES]
+_ROOMS = (checkpoint, unet, text, vae, sampling, lora_report, graft)
+NODES: list[type] = [node for room in _ROOMS for node in room.NODES]

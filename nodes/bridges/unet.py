@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...pipeline_core.errors import InvalidRequest
 from ...pipeline_core.loading.keys_unet import ldm_name
 from ..sockets import UNET, SocketUNet
 from .unet_config import schedule_settings, unet_settings
@@ -49,6 +50,7 @@ def make_model(unet: SocketUNet) -> Any:
 
     Raises:
         InvalidRequest: the host's UNet cannot be this network, or nobody knows what it predicts.
+        PipelineError: the model has no UNet.
     """
     import torch
     from comfy.model_base import BaseModel, ModelType
@@ -60,6 +62,7 @@ def make_model(unet: SocketUNet) -> Any:
     config = _model_config(unet, network, place.load_device)
     model = BaseModel(config, model_type=model_type[prediction_type], device=torch.device("meta"))
     tensors = ldm_tensors(network, place.offload_device)
+    _check_layers(unet.source, tensors, model.diffusion_model.state_dict())
     model.diffusion_model.load_state_dict(tensors, strict=True, assign=True)
     model.device = place.offload_device
     sigmas = training_sigmas(unet.scheduler_config)
@@ -74,6 +77,17 @@ def ldm_tensors(network: Any, device: torch.device) -> dict[str, torch.Tensor]:
     return {
         ldm_name(name, config): tensor.to(device) for name, tensor in network.state_dict().items()
     }
+
+
+def _check_layers(source: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse a network whose layers were exchanged, such as one with two cross-attentions."""
+    other = sorted(ours.keys() ^ theirs.keys())
+    if other:
+        raise InvalidRequest(
+            f"the UNet of {source} has layers that ComfyUI's own has not, or lacks some "
+            f"({len(other)} tensors, such as {other[0]}); make the MODEL of the UNet before it was "
+            "changed, and change the MODEL"
+        )
 
 
 def training_sigmas(scheduler_config: Mapping[str, Any]) -> torch.Tensor:
