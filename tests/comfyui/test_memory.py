@@ -28,3 +28,14 @@ def test_a_network_is_brought_whole_however_short_memory_is(
         for name, found in networks.items():
             left = [table] if (table := WORD_TABLES.get(name)) else []
             assert found == {"called": name, "left behind": left, "known": True, "counted": True}
+
+
+def test_the_host_counts_and_unloads_our_networks(
+    models: Path, run_in_comfyui: Callable[..., Any]
+) -> None:
+    told = run_in_comfyui(Path(__file__).with_name("unloading.py"), models)
+    every = ["AltDiffusionEncoder", "AutoencoderKL", "SafetyNetwork", "UNet2DConditionModel"]
+    assert told["loaded"] == [[], every, [], every]
+    assert told["equal"]
+    assert told["alive"] == [] and told["known"] == []
+    assert told["between nodes"] == ["meta"]
