@@ -158,6 +158,13 @@ def test_the_same_picture_every_time(path: Path, tmp_path: Path) -> None:
         assert np.array_equal(pixels(first), pixels(second))
 
 
+def test_what_the_meter_says_can_be_read(tmp_path: Path) -> None:
+    """The browser shows text only where a node is made for it."""
+    ran = examples.Runner(tmp_path).run(examples.FOLDER / "token_meter.json")
+    meter, preview = (ui["text"][0] for ui in ran.ui.values() if "text" in ui)
+    assert preview == meter and "tokens in 1 window" in meter
+
+
 def test_the_command_finds_the_pictures_beside_the_workflow(tmp_path: Path) -> None:
     path = examples.FOLDER / "image_to_image.json"
     assert main(["run", str(path), "--output", str(tmp_path), "--dry-run"]) == 0

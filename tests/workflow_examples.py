@@ -27,7 +27,7 @@ from multilingual_diffusion.pipeline_core.workflow import (
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
-PICTURE_FOLDERS = {"output": "", "temp": "preview"}  # where the nodes put their pictures
+FOLDERS = {"output": "", "temp": "preview"}  # where the nodes put pictures, below the output
 
 # What the browser writes beside what it reads: names in the reader's language, widgets a second
 # time, the last view, the browser's version
@@ -81,10 +81,9 @@ class Runner:
         """Return the pictures that a run wrote, node by node."""
         shown = [image for ui in result.ui.values() for image in ui.get("images", ())]
         return [
-            self._folders.output / PICTURE_FOLDERS[image["type"]] / image["subfolder"]
-            / image["filename"]
+            self._folders.output / FOLDERS[image["type"]] / image["subfolder"] / image["filename"]
             for image in shown
-        ]  # fmt: skip
+        ]
 
 
 def tidy(workflow: Mapping[str, Any]) -> str:
@@ -136,13 +135,16 @@ def make_thumbnail(pictures: Sequence[Path]) -> bytes:
 
 
 def main() -> None:
+    """Tidy all files, then draw what each saves, or shows where it saves nothing."""
     for path in all_examples():
         workflow = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(tidy(workflow), encoding="utf-8")
     for path in headless_examples():
         with tempfile.TemporaryDirectory() as output:
             runner = Runner(Path(output))
-            thumbnail = make_thumbnail(runner.pictures(runner.run(path)))
+            pictures = runner.pictures(runner.run(path))
+            saved = [picture for picture in pictures if picture.parent == Path(output)]
+            thumbnail = make_thumbnail(saved or pictures)
         path.with_suffix(".jpg").write_bytes(thumbnail)
 
 
