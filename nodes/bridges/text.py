@@ -138,6 +138,7 @@ def _encode(encoder: TextEncoder, prompt: str, way: Mapping[str, Any]) -> tuple[
         context_length=encoder.context_length,
         single_pass_length=encoder.single_pass_length,
         languages=encoder.languages,
+        embeddings=encoder.embeddings,
     )
     conditioning = encoder.encode([prompt], **way)
     log_warnings(conditioning.warnings)

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
+import folder_paths
+import tiny
 import torch
 from comfyui.bridge_cases import KINDS, call, empty, encode, load, make_models, stock
 from multilingual_diffusion.nodes.conversions import EMPTY_WINDOW
+from safetensors.torch import save_file
 
 PROMPTS = {
     "plain": "a red circle on a blue background",
@@ -17,6 +20,7 @@ PROMPTS = {
     "windows": "a red circle BREAK on blue",
     "long": ", ".join(["a (red:1.2) circle on a blue background"] * 12),
     "empty": "",
+    "embedding": "a (embedding:mine:1.2) circle",
 }
 
 
@@ -43,7 +47,10 @@ def is_equal(found: Any, wanted: Any) -> bool:
 def same_conditioning(kind: str) -> dict[str, bool]:
     name = f"{kind}-epsilon"
     clip = bridged(name)
-    return {key: is_equal(encoded(clip, text), encode(name, text)) for key, text in PROMPTS.items()}
+    same = {key: is_equal(encoded(clip, text), encode(name, text)) for key, text in PROMPTS.items()}
+    (learned, _), *_ = encoded(clip, PROMPTS["embedding"])
+    (unknown, _), *_ = encoded(clip, "a circle")
+    return {**same, "embedding is read": not torch.equal(learned, unknown)}
 
 
 def options_are_taken() -> list[bool]:
@@ -145,7 +152,16 @@ def memory() -> list[int]:
     return [together, size, clip.patcher.model_size(), len(management.current_loaded_models)]
 
 
+def write_embedding(folder: Path) -> None:
+    """Write a textual inversion of two vectors, as wide as the tiny encoders' words."""
+    folder.mkdir()
+    vectors = torch.randn(2, tiny.WIDTH, generator=torch.Generator().manual_seed(6))
+    save_file({"emb_params": vectors}, folder / "mine.safetensors")
+    folder_paths.add_model_folder_path("embeddings", str(folder))
+
+
 def main(folder: str) -> dict[str, Any]:
+    write_embedding(Path(folder) / "embeddings")
     make_models(Path(folder))
     with torch.inference_mode():
         return {
