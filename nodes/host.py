@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ..pipeline_core.models.folders import ModelFolders
     from ..pipeline_core.values import Step
 
-PREVIEW_SIDE = 256  # pixels at most, of a preview
-
 # ComfyUI's own folders that may hold a part, besides the pack's and `diffusers`
 _FOLDERS: dict[PartName | None, tuple[str, ...]] = {
     None: ("checkpoints",),
@@ -252,6 +250,7 @@ class Progress:
 
             report_progress(done, total)
             return
+        from comfy.cli_args import args
         from comfy.utils import ProgressBar
 
         check_interrupted()
@@ -259,7 +258,7 @@ class Progress:
             self._bar = ProgressBar(total)
         shown = None
         if latents is not None and _shows_previews():
-            shown = ("JPEG", self._picture(latents), PREVIEW_SIDE)
+            shown = ("JPEG", self._picture(latents), args.preview_size)
         self._bar.update_absolute(done, total, shown)
 
     def _picture(self, latents: torch.Tensor) -> Image:

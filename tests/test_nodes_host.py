@@ -37,7 +37,7 @@ class Comfy:
         self.brought: list[tuple[list[Any], int]] = []
         self.progress: list[tuple[int, int, Any]] = []
         self.interrupt_at: int | None = None
-        self.args = SimpleNamespace(disable_metadata=False, preview_method="auto")
+        self.args = SimpleNamespace(disable_metadata=False, preview_method="auto", preview_size=300)
         self.text_encoder_device = torch.device("cpu", 0)
 
     def add_folder(self, kind: str, path: str) -> None:
@@ -188,7 +188,7 @@ def test_progress_shows_a_preview_unless_the_user_wants_none(comfy: Comfy) -> No
         (step, STEPS) for step in range(1, STEPS + 1)
     ]
     kind, picture, side = comfy.progress[0][2]
-    assert kind == "JPEG" and picture.size == (8, 6) and side == host.PREVIEW_SIDE
+    assert kind == "JPEG" and picture.size == (8, 6) and side == 300
     comfy.args.preview_method = "none"
     graphs.sample(parts)
     assert comfy.progress[-1][2] is None

@@ -24,7 +24,7 @@ def flagged(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "    diffusers: theirs\n",
         encoding="utf-8",
     )
-    flags = ("--preview-method", "latent2rgb", "--disable-metadata")
+    flags = ("--preview-method", "latent2rgb", "--preview-size", "300", "--disable-metadata")
     with serve(checkout, base, *flags, "--extra-model-paths-config", str(config)) as server:
         yield server
 
@@ -50,8 +50,7 @@ def test_previews_arrive_where_they_are_asked_for(flagged: Server) -> None:
     previews = listener.told("preview")
     assert len(previews) == steps
     assert {each["format"] for each in previews} == {"JPEG"}
-    width, height = previews[0]["size"]
-    assert width >= 256 and abs(width / height - node_graphs.WIDTH / node_graphs.HEIGHT) < 0.05
+    assert previews[0]["size"] == [300, 300 * node_graphs.HEIGHT // node_graphs.WIDTH]
 
 
 def test_the_graph_is_left_out_where_the_user_wants_none(flagged: Server) -> None:
