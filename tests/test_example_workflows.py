@@ -69,7 +69,10 @@ def test_nodes_are_known_and_widgets_fit_their_tables(path: Path) -> None:
         if node["type"] == NOTE:
             continue
         assert node["properties"]["Node name for S&R"] == node["type"]
-        node_class = NODES.classes[node["type"]]
+        node_class = NODES.classes.get(node["type"])
+        if node_class is None:
+            assert path.stem in examples.need_comfyui(), node["type"]
+            continue
         types: dict[str, Any] = getattr(node_class, "INPUT_TYPES")()  # noqa: B009
         declared = {**types["required"], **types.get("optional", {})}
         if node["type"] == "LoadImage":

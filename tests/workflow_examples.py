@@ -27,7 +27,7 @@ from multilingual_diffusion.pipeline_core.workflow import (
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
-FOLDERS = {"output": "", "temp": "preview"}  # where the nodes put pictures, below the output
+_SUBFOLDERS = {"output": "", "temp": "preview"}  # below the output folder, by kind of picture
 
 # What the browser writes beside what it reads: names in the reader's language, widgets a second
 # time, the last view, the browser's version
@@ -81,7 +81,10 @@ class Runner:
         """Return the pictures that a run wrote, node by node."""
         shown = [image for ui in result.ui.values() for image in ui.get("images", ())]
         return [
-            self._folders.output / FOLDERS[image["type"]] / image["subfolder"] / image["filename"]
+            self._folders.output
+            / _SUBFOLDERS[image["type"]]
+            / image["subfolder"]
+            / image["filename"]
             for image in shown
         ]
 
