@@ -139,7 +139,7 @@ def _write_licences(parents: Parents, folder: Path) -> Iterator[str]:
         texts = _licence_texts(parent.detection.path)
         for path in texts:
             shutil.copyfile(path, folder / f"{parent.name}-{path.name}")
-        if parent.role == "multilingual" and parent.detection.spec is not None:
+        if parent.detection.spec is not None:
             write_licence(parent.detection.spec, folder)
         elif not texts:
             yield f"the licence text of {parent.name} ({parent.role}) is not beside it; add it"

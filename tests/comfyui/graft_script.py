@@ -224,6 +224,43 @@ def loras(family: Family) -> dict[str, Any]:
     }
 
 
+def memory(family: Family) -> dict[str, Any]:
+    """A patch holds the parents' own tensors; a MODEL that is loaded in part says the same."""
+    (model,) = call("MultilingualUNetToModel", unet=unet(f"{family}-community"))
+    lenders = parents(family)
+    patched, _ = call(
+        "MultilingualGraftToModel", model=model, mode="delta-all", strength=0.7, **lenders
+    )
+    held = [
+        tensor.data_ptr()
+        for patches in patched.patches.values()
+        for patch in patches
+        for tensor in patch[1].weights[:2]
+    ]
+    own = {
+        tensor.data_ptr()
+        for lender in lenders.values()
+        for tensor in lender.need().network.parameters()
+    }
+    device, size = torch.device("cpu"), patched.model_size()
+    inputs = (draw(1, 4, 6, 8, seed=1), torch.tensor([5.0]))
+    text = conditioning(family, 0)[0][0]
+    patched.load(device, lowvram_model_memory=size // 3)
+    streamed = patched.model.model_lowvram
+    in_part = patched.model.apply_model(*inputs, c_crossattn=text)
+    patched.load(device, full_load=True)
+    in_full = patched.model.apply_model(*inputs, c_crossattn=text)
+    patched.detach()
+    untouched = patched.model.apply_model(*inputs, c_crossattn=text)
+    return {
+        "nothing is copied": set(held) == own,
+        "streamed": streamed,
+        "in part": difference(in_part, in_full),
+        "unpatched": difference(untouched, in_full),
+        "one model": patched.model is model.model,
+    }
+
+
 def controlnets(family: Family) -> dict[str, float]:
     """A ControlNet reads CLIP's prompt while the UNet reads the other."""
     (model,) = call("MultilingualUNetToModel", unet=unet(f"{family}-community"))
@@ -318,5 +355,6 @@ def main(folder: str) -> dict[str, Any]:
         "pictures": {family: pictures(family) for family in FAMILIES},
         "loras": loras("sd1"),
         "controlnet": controlnets("sd1"),
+        "memory": memory("sd2"),
         "refusals": refusals(),
     }

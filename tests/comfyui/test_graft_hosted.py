@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui import graphs
+from comfyui.server import Server, executed_nodes
 
 both = pytest.mark.parametrize("family", ["sd1", "sd2"])
 
@@ -44,6 +46,50 @@ def test_a_lora_before_the_graft(measured: Any) -> None:
     assert found.pop("original has the LoRA") <= 1.0
     assert found.pop("trigger word changes") > 1e-3
     assert all(found.values()), found
+
+
+def test_patches_hold_no_weights_and_work_in_parts(measured: Any) -> None:
+    found = measured["memory"]
+    assert found["nothing is copied"] and found["one model"]
+    assert found["streamed"] and found["in part"] <= 1e-6
+    assert found["unpatched"] > 1e-2
+
+
+def test_the_strength_changes_without_loading_anew(comfyui: Server) -> None:
+    """Tiny models share their weights, so a graft of one into the other is itself."""
+    prompt = graphs.picture(seed=5)
+    loader = prompt["model"]["inputs"]
+    prompt |= {
+        "lender": graphs.node("MultilingualModelLoader", **{**loader, "model": "group/bare"}),
+        "native": graphs.node("MultilingualUNetToModel", unet=["model", 1]),
+        "graft": graphs.node(
+            "MultilingualGraftToModel",
+            model=["native", 0], multilingual=["lender", 1], mode="replace-attn2", strength=0.5,
+        ),
+        "dual": graphs.node(
+            "MultilingualDualModel", model=["graft", 0], original=["native", 0], clip_weight=0.5
+        ),
+        "joined": graphs.node(
+            "MultilingualDualConditioning",
+            conditioning=["positive", 0], clip_conditioning=["negative", 0],
+        ),
+        "joined negative": graphs.node(
+            "MultilingualDualConditioning",
+            conditioning=["negative", 0], clip_conditioning=["negative", 0],
+        ),
+        "sampler": graphs.node(
+            "KSampler",
+            model=["dual", 0], positive=["joined", 0], negative=["joined negative", 0],
+            latent_image=["empty", 0], seed=5, steps=2, cfg=5.0, sampler_name="euler",
+            scheduler="simple", denoise=1.0,
+        ),
+    }  # fmt: skip
+    entry = comfyui.run(prompt)
+    assert comfyui.pictures(entry)["save"]
+    assert {"graft", "dual", "sampler"} <= executed_nodes(entry, prompt)
+    prompt["graft"]["inputs"]["strength"] = 0.7
+    again = executed_nodes(comfyui.run(prompt), prompt)
+    assert again == {"graft", "dual", "sampler", "decode", "save"}
 
 
 def test_a_controlnet_reads_clip(measured: Any) -> None:
