@@ -61,7 +61,7 @@ def test_the_file_has_the_form_that_the_tool_gives_it(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == examples.tidy(load(path))
 
 
-@EVERY
+@HEADLESS
 def test_nodes_are_known_and_widgets_fit_their_tables(path: Path) -> None:
     workflow = load(path)
     assert workflow["version"] == 0.4
