@@ -33,7 +33,7 @@ def both(*breaks: Break) -> Break:
 
 
 UNKNOWN = {"class_type": "MultilingualNothing", "inputs": {}, "_meta": {"title": "What"}}
-SECOND_SAVE = graphs.node("MultilingualSaveImage", images=["decode", 0])
+SECOND_SAVE = graphs.node("MultilingualSaveImage", images=["decode", 0], filename_prefix="t")
 
 BROKEN: dict[str, Break] = {
     "no output": lambda prompt: prompt.pop("save"),
@@ -74,7 +74,7 @@ BROKEN: dict[str, Break] = {
         put("empty", width=7),
         drop("negative", "text"),
     ),
-    "one output of two": add(other=SECOND_SAVE),
+    "one output of two": both(add(other=SECOND_SAVE), drop("other", "filename_prefix")),
     "two outputs of two": both(add(other=SECOND_SAVE), drop("sampler", "denoise")),
 }  # fmt: skip
 # Told in other words by hosts before 0.4; the executor tells as the newer do.
