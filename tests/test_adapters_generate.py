@@ -81,7 +81,7 @@ def test_what_cannot_be_is_said_before_weights_are_read(models: Path, tmp_path: 
     sides = {"lora_up": torch.ones(64, 1), "lora_down": torch.ones(1, 1024)}
     wide = {f"{to_k}.{side}.weight": value for side, value in sides.items()}
     save_file(wide, tmp_path / "wide.safetensors")
-    with pytest.raises(WeightsMismatch, match=r"take \[1, 1024\] on the down side .* \[24\]"):
+    with pytest.raises(WeightsMismatch, match=r"the down side takes \[1, 1024\] .* \[24\]"):
         latents(models, loras=[(tmp_path / "wide.safetensors", 1.0)], before_loading=never)
 
 

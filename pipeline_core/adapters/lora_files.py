@@ -27,7 +27,7 @@ _SHOWN = 2  # names of each kind that a report lists
 class Lora:
     """An opened LoRA; `name` is no path: it goes into pictures.
 
-    `skipped` maps a reason, the end of "these tensors ...", to names in the file.
+    `skipped` maps a reason to names in the file.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Lora:
     def left_out(self) -> list[str]:
         """What does not apply and why, a line each."""
         return [
-            f"{len(names)} tensors {reason}: {', '.join(names[:_SHOWN])}"
-            + ", ..." * (len(names) > _SHOWN)
+            f"{reason}: {', '.join(names[:_SHOWN])}"
+            + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
             for reason, names in self.skipped.items()
         ]
 

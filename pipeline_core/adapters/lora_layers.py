@@ -14,10 +14,10 @@ from ..loading.matching import Shape, fits
 from ..models.headers import TensorInfo
 from .lora_names import Side, is_of_text_encoder, read_name, read_relative
 
-TEXT_REASON = "change CLIP's text encoder, in whose place this model has XLM-R or BERT"
+TEXT_REASON = "for CLIP's text encoder, in whose place this model has XLM-R or BERT"
 _CONV = 4  # dimensions of a convolution's weight
 
-Skipped = dict[str, list[str]]  # a reason, as the end of "these tensors ...", to names in the file
+Skipped = dict[str, list[str]]  # what they are or lack, to names in the file
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,21 @@ def _gather(tensors: Mapping[str, TensorInfo], skipped: Skipped, where: str) -> 
     """Return what the file holds by layer; names that are of no layer go to `skipped`."""
     entries: dict[str, _Entry] = {}
     for name in tensors:
-        role, relative = read_name(name), read_relative(name)
         if is_of_text_encoder(name):
             skipped.setdefault(TEXT_REASON, []).append(name)
-        elif relative is not None:
-            entry = entries.setdefault(relative[0], _Entry())
-            entry.names.append(name)
-            entry.method = relative[1]
-        elif role is None:
-            skipped.setdefault("have names that no LoRA has", []).append(name)
-        else:
+        elif role := read_name(name):
             entry = entries.setdefault(role.layer, _Entry())
             if role.side in entry.sides:
                 raise FileRefused(f"{where}: {name} and {entry.sides[role.side]} mean the same")
             entry.names.append(name)
             entry.sides[role.side] = name
+        elif relative := read_relative(name):
+            layer, method = relative
+            entry = entries.setdefault(layer, _Entry())
+            entry.names.append(name)
+            entry.method = method
+        else:
+            skipped.setdefault("names that no LoRA has", []).append(name)
     return entries
 
 
@@ -103,16 +103,17 @@ def _fit(
 ) -> LoraLayer | str:
     """Return the layer, or the reason why it is left out."""
     if target is None:
-        return "belong to layers that this UNet has not"
+        return "layers that this UNet has not"
     if entry.method is not None:
-        return f"are {entry.method}, which is not supported"
+        return f"{entry.method}, which is not supported"
     up, down, mid, alpha = (entry.sides.get(side) for side in ("up", "down", "mid", "alpha"))
     if up is None or down is None:
-        return f"have no {'up' if up is None else 'down'} side"
-    if not all(TORCH_DTYPES[tensors[name].dtype].is_floating_point for name in (up, down)):
-        return "are not floating-point numbers"
+        return f"the {'up' if up is None else 'down'} side is missing"
+    matrices = [name for name in (up, down, mid) if name is not None]
+    if not all(TORCH_DTYPES[tensors[name].dtype].is_floating_point for name in matrices):
+        return "no floating-point numbers"
     if alpha is not None and tensors[alpha].numel != 1:
-        return "have an alpha that is not one number"
+        return "an alpha that is not one number"
     shapes: dict[Side, Shape] = {side: tensors[name].shape for side, name in entry.sides.items()}
     fault = _shape_fault(shapes, unet[target])
     if fault:
@@ -124,18 +125,14 @@ def _shape_fault(shapes: Mapping[Side, Shape], weight: Shape) -> str | None:
     """Say which side does not fit a weight [out, in] or [out, in, kh, kw]; None where all do."""
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     if len(weight) < 2 or len(up) < 2 or len(down) < 2:
-        return f"are no pair of matrices: up {list(up)}, down {list(down)}, weight {list(weight)}"
+        return f"no pair of matrices: up {list(up)}, down {list(down)}, weight {list(weight)}"
     if not fits(up, (weight[0], up[1])):
-        return f"give {list(up)} on the up side where the layer gives {weight[0]}"
+        return f"the up side gives {list(up)} where the layer gives {weight[0]}"
     takes = weight[1:] if mid is None else weight[1:2]
     if not fits(down, (down[0], *takes)):
-        return f"take {list(down)} on the down side where the layer takes {list(takes)}"
+        return f"the down side takes {list(down)} where the layer takes {list(takes)}"
     if mid is None:
-        return (
-            None
-            if up[1] == down[0]
-            else f"meet at rank {up[1]} on one side, {down[0]} on the other"
-        )
+        return None if up[1] == down[0] else f"sides of ranks {up[1]} and {down[0]}"
     if len(weight) != _CONV or mid != (up[1], down[0], *weight[2:]):
-        return f"have a middle of {list(mid)} between ranks {up[1]} and {down[0]}"
+        return f"a middle of {list(mid)} between ranks {up[1]} and {down[0]}"
     return None

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -29,20 +30,20 @@ _ENDINGS: dict[str, Side] = {
     ".lora_linear_layer.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
 }
-# Marks in names of relatives of LoRA that this room does not compute
+# How names of relatives of LoRA end, which this room does not compute
 _RELATIVES = {
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".hada_": "LoHa",
-    ".lokr_": "LoKr",
-    ".oft_": "OFT",
-    ".boft_": "BOFT",
-    ".glora": "GLoRA",
-    ".on_input": "IA3",
-    ".diff": "a full difference of weights",
-    ".w_norm": "a difference of norms",
-    ".b_norm": "a difference of norms",
-    ".lora_B.bias": "a bias",
+    "DoRA": r"dora_scale|lora_magnitude_vector(\.\w+)*",
+    "LoHa": r"hada_\w+",
+    "LoKr": r"lokr_\w+",
+    "OFT": r"b?oft_\w+(\.weight)?",
+    "GLoRA": r"[ab][12]\.weight",
+    "IA3": r"on_input",
+    "a full difference of weights": r"diff(_b)?",
+    "a change of norms": r"[bw]_norm",
+    "a change of biases": r"lora_B\.bias",
+}
+_RELATIVE_NAMES = {
+    method: re.compile(rf"(?P<layer>.+?)\.({ending})") for method, ending in _RELATIVES.items()
 }
 _TEXT_PREFIXES = ("lora_te", "text_encoder", "cond_stage_model.", "te_", "te1_", "te2_")
 
@@ -69,10 +70,9 @@ def is_of_text_encoder(name: str) -> bool:
 
 def read_relative(name: str) -> tuple[str, str] | None:
     """Return layer and method of a tensor that belongs to a relative of LoRA, else None."""
-    for mark, method in _RELATIVES.items():
-        layer, found, _ = name.partition(mark)
-        if found:
-            return layer, method
+    for method, pattern in _RELATIVE_NAMES.items():
+        if match := pattern.fullmatch(name):
+            return match["layer"], method
     return None
 
 
