@@ -14,6 +14,7 @@ from .resizing import CROPS, LATENT_METHODS, resize
 
 _CELL = 8
 _SMALLEST = 64  # pixels a side, of what is resized or cut
+_ROTATIONS = ["none", "90 degrees", "180 degrees", "270 degrees"]
 
 
 def with_samples(latent: Latent, samples: torch.Tensor, **more: Any) -> tuple[dict[str, Any]]:
@@ -88,12 +89,12 @@ class LatentRotate(StockNode):
     DISPLAY_NAME = "Rotate Latent"
     REQUIRED = {
         "samples": LATENT,
-        "rotation": (["none", "90 degrees", "180 degrees", "270 degrees"],),
+        "rotation": (_ROTATIONS,),
     }
     RETURN_TYPES = ("LATENT",)
 
     def execute(self, samples: Latent, rotation: str) -> tuple[dict[str, Any]]:
-        quarters = {"9": 1, "1": 2, "2": 3}.get(rotation[0], 0)
+        quarters = _ROTATIONS.index(rotation)
         return with_samples(samples, samples["samples"].rot90(quarters, (3, 2)))
 
 
