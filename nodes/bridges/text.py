@@ -88,6 +88,8 @@ def _prompt_encoder_class() -> type:
     class PromptEncoder(torch.nn.Module):
         """What the host calls to encode; the network it uses belongs to the CLIP's patcher."""
 
+        disable_offload = True  # the host's plain kind of patcher, until ours takes its place
+
         def __init__(self, encoder: TextEncoder, patcher: Any, way: Mapping[str, Any]) -> None:
             super().__init__()
             # In a tuple no parameter is registered: the patcher alone moves and counts them.

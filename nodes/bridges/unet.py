@@ -9,7 +9,7 @@ twice. Prediction type and noise levels are our model's, not the host's guess.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...pipeline_core.errors import InvalidRequest
@@ -59,11 +59,12 @@ def make_model(unet: SocketUNet) -> Any:
     network, place = unet.need().network, unet.patcher
     model_type = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
     prediction_type: PredictionType = unet.known_prediction_type()
+    tensors = ldm_tensors(network, place.offload_device)
+    _check_layers(unet.source, [name for name in tensors if ".processor." in name])
     config = _model_config(unet, network, place.load_device)
     model = BaseModel(config, model_type=model_type[prediction_type], device=torch.device("meta"))
-    tensors = ldm_tensors(network, place.offload_device)
-    _check_layers(unet.source, tensors, model.diffusion_model.state_dict())
-    model.diffusion_model.load_state_dict(tensors, strict=True, assign=True)
+    loaded = model.diffusion_model.load_state_dict(tensors, strict=False, assign=True)
+    _check_layers(unet.source, [*loaded.missing_keys, *loaded.unexpected_keys])
     model.device = place.offload_device
     sigmas = training_sigmas(unet.scheduler_config)
     model.model_sampling.set_sigmas(sigmas)
@@ -79,9 +80,8 @@ def ldm_tensors(network: Any, device: torch.device) -> dict[str, torch.Tensor]:
     }
 
 
-def _check_layers(source: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def _check_layers(source: str, other: Sequence[str]) -> None:
     """Refuse a network whose layers were exchanged, such as one with two cross-attentions."""
-    other = sorted(ours.keys() ^ theirs.keys())
     if other:
         raise InvalidRequest(
             f"the UNet of {source} has layers that ComfyUI's own has not, or lacks some "

@@ -9,6 +9,8 @@ import comfy.model_management as management
 import torch
 from comfyui.bridge_cases import call, difference, empty, encode, load, make_models, stock
 from multilingual_diffusion.pipeline_core.errors import PipelineError
+from multilingual_diffusion.pipeline_core.graft.dual import make_dual_unet
+from multilingual_diffusion.pipeline_core.sampling import UNetDenoiser
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -65,14 +67,8 @@ def groups_matter(name: str) -> float:
 
 def swapped_in() -> dict[str, float]:
     """Compare a stock graph behind the checkpoint loader with our own nodes, picture by picture."""
-    model, clip, vae = call("MultilingualCheckpointLoader", model="nano", dtype="fp32")
-    sides = [stock("CLIPTextEncode", clip=clip, text=text)[0] for text in ("red circle", "")]
-    (latent,) = stock(
-        "KSampler",
-        model=model, seed=5, steps=6, cfg=3.0, sampler_name="euler", scheduler="simple",
-        positive=sides[0], negative=sides[1], latent_image=empty(128, 128), denoise=1.0,
-    )  # fmt: skip
-    (found,) = stock("VAEDecode", vae=vae, samples=latent)
+    models = call("MultilingualCheckpointLoader", model="nano", dtype="fp32")
+    found, latents = decoded(*models)
     _, unet, own_vae = load("nano")
     own, _ = call(
         "MultilingualSamplerAdvanced",
@@ -82,7 +78,7 @@ def swapped_in() -> dict[str, float]:
     )  # fmt: skip
     (wanted,) = call("MultilingualVAEDecode", vae=own_vae, latent=own)
     return {
-        "latents": difference(latent["samples"], own["samples"]),
+        "latents": difference(latents, own["samples"]),
         "pixels": float((found - wanted).abs().max()),
     }
 
@@ -107,6 +103,45 @@ def saving() -> list[str]:
     return []
 
 
+def layers_made_at_loading() -> float:
+    """Compare a picture of networks whose layers have no weights until they are loaded, as newer
+    hosts make them where memory is dynamic; older hosts make the same twice."""
+    import comfy
+
+    switch = getattr(comfy, "memory_management", type("Absent", (), {}))
+    usual, switch.aimdo_enabled = getattr(switch, "aimdo_enabled", False), True
+    try:
+        found = call("MultilingualCheckpointLoader", model="nano", dtype="fp32")
+    finally:
+        switch.aimdo_enabled = usual
+    wanted = call("MultilingualCheckpointLoader", model="nano", dtype="fp32")
+    (one, _), (other, _) = (decoded(*models) for models in (found, wanted))
+    return float((one - other).abs().max())
+
+
+def decoded(model: Any, clip: Any, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the picture and the latents of a stock graph."""
+    sides = [stock("CLIPTextEncode", clip=clip, text=text)[0] for text in ("red circle", "")]
+    (latent,) = stock(
+        "KSampler",
+        model=model, seed=5, steps=6, cfg=3.0, sampler_name="euler", scheduler="simple",
+        positive=sides[0], negative=sides[1], latent_image=empty(128, 128), denoise=1.0,
+    )  # fmt: skip
+    return stock("VAEDecode", vae=vae, samples=latent)[0], latent["samples"]
+
+
+def exchanged_layers() -> str:
+    """Return what the bridge says of a UNet with two cross-attentions."""
+    unet = load("m9-epsilon")[1]
+    other = load("m9-v_prediction")[1].need().network
+    dual = UNetDenoiser(make_dual_unet(unet.need().network, other, 0.5))
+    try:
+        call("MultilingualUNetToModel", unet=unet.with_part(dual))
+    except PipelineError as exc:
+        return str(exc)
+    return ""
+
+
 def main(folder: str) -> dict[str, Any]:
     make_models(Path(folder))
     with torch.inference_mode():
@@ -117,6 +152,8 @@ def main(folder: str) -> dict[str, Any]:
             "swapped": swapped_in(),
             "shared": kept(),
             "saving": saving(),
+            "late layers": layers_made_at_loading(),
+            "exchanged": exchanged_layers(),
         }
         management.unload_all_models()
         return {**seen, "left": len(management.current_loaded_models)}

@@ -47,5 +47,13 @@ def test_only_what_the_host_reads_back_is_saved(seen: Any) -> None:
     assert keys == "244"
 
 
+def test_hosts_that_make_weights_at_loading_get_the_same(seen: Any) -> None:
+    assert seen["late layers"] == 0.0
+
+
+def test_a_unet_with_exchanged_layers_is_refused(seen: Any) -> None:
+    assert "layers that ComfyUI's own has not" in seen["exchanged"]
+
+
 def test_all_of_it_can_be_freed(seen: Any) -> None:
     assert seen["left"] == 0
