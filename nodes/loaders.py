@@ -207,7 +207,8 @@ def _load(
     places = {part: host.choose_place(device, part) for part in parts}
     for place in places.values():
         choose_dtype(dtype, place.compute, parameters=0)  # refuses before anything is loaded
-    path = host.model_folders(parts[0] if only else None).find_name(model)
+    alone = parts[0] if only else None
+    path = host.model_folders(alone).find_name(model, alone)
     detection = LoadOptions(allow_pickle=allow_pickle).find(path)
     wanted: list[PartName] = [part for part in parts if only or part in detection.parts]
     if "text_encoder" in wanted:

@@ -96,13 +96,15 @@ def find_sources(
 _REMEDIES: dict[str, str] = {
     "safety_checker": "its index names one; download it, name another with "
     "parts={'safety_checker': PATH}, or load without it and choose safety 'off'",
+    "tokenizer": "put sentencepiece.bpe.model (AltDiffusion) or vocab.txt (Chinese Stable "
+    "Diffusion) beside the weights, or name one with parts={'tokenizer': PATH}",
     "text_encoder": "a plain Stable Diffusion checkpoint lends its unet and vae only",
 }
 
 
 def _find_part(name: PartName, place: str | Path, options: LoadOptions) -> Detection:
     """Return a detection that has the part: of a whole model, or of the part's own folder."""
-    path = options.folders.find_model(place)
+    path = options.folders.find_model(place, name)
     detection = detect_part(path, name) or options.find(path)
     if name not in detection.parts:
         raise ModelNotFound(f"{place} has no {name}; it has: {', '.join(detection.parts)}")

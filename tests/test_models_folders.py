@@ -170,8 +170,10 @@ def test_folders_of_one_part_are_listed_for_it(tmp_path, monkeypatch):
     assert [model.name for model in found.list_models()] == ["m9"]
     for part in ("vae", "unet", "text_encoder", "safety_checker"):
         assert [model.name for model in found.list_models(part)] == ["m9", f"parts/my-{part}"]
-        detection = detect(found.find_name(f"parts/my-{part}"))
+        detection = detect(found.find_name(f"Parts/MY-{part}", part))
         assert list(detection.parts) == [part]
+    with pytest.raises(ModelNotFound, match="found: m9, parts/my-vae;"):
+        found.find_name("vae", "vae")
     for folder in (other, broken):
         with pytest.raises((ModelNotFound, FileRefused)):
             detect(folder)

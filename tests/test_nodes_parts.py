@@ -71,3 +71,8 @@ def test_parts_alone_make_the_same_picture(models: Path) -> None:
 def test_a_wrong_part_is_told(models: Path) -> None:
     with pytest.raises(ModelNotFound, match="has no unet"):
         graphs.call("MultilingualUNetLoader", model="only-vae")
+
+
+def test_a_text_encoder_without_a_tokenizer_is_told(models: Path) -> None:
+    with pytest.raises(ModelNotFound, match="has no tokenizer: put sentencepiece"):
+        load_pipeline(models / "whole" / "text_encoder", parts=["text_encoder", "tokenizer"])

@@ -86,11 +86,12 @@ class ModelFolders:
                 found.setdefault(path.relative_to(root).as_posix(), path)
         return [FoundModel(name, path) for name, path in found.items()]
 
-    def find_name(self, name: str) -> Path:
+    def find_name(self, name: str, part: PartName | None = None) -> Path:
         """Return the model of this name: a file or folder below a root, or a model's own name.
 
         Letter case matters only where two names differ by nothing else; `altdiffusion-m9` also
-        finds a clone named as its repository, `AltDiffusion-m9`.
+        finds a clone named as its repository, `AltDiffusion-m9`. With `part`, folders of this part
+        alone are looked through too.
 
         Raises:
             InvalidRequest: the name could leave its folder.
@@ -103,13 +104,13 @@ class ModelFolders:
             if path.exists():
                 return path
         wanted = {alias.casefold() for alias in _aliases(name)}
-        models = self.list_models()
+        models = self.list_models(part)
         for model in models:
             if model.name.casefold() in wanted:
                 return model.path
         raise self._not_found(name, models)
 
-    def find_model(self, name_or_path: str | Path) -> Path:
+    def find_model(self, name_or_path: str | Path, part: PartName | None = None) -> Path:
         """Return the model of a name, or the path where a user who may name any path gave one.
 
         Raises:
@@ -117,7 +118,7 @@ class ModelFolders:
         """
         text = str(name_or_path)
         try:
-            return self.find_name(text)
+            return self.find_name(text, part)
         except (InvalidRequest, ModelNotFound):
             if os.path.lexists(text):
                 return Path(name_or_path)
