@@ -1,4 +1,4 @@
-"""Fixtures for tests in real ComfyUI; see `server.py` for what they give.
+"""Fixtures for tests in real ComfyUI; see `server.py` and `checkout.py` for what they give.
 
 `comfyui` is a server for the whole session with tiny models (`node_graphs.write_models`) in
 `models/multilingual`; `start_comfyui(*flags)` starts another; `run_in_comfyui(script, *arguments)`
@@ -14,7 +14,8 @@ from typing import Any
 
 import node_graphs
 import pytest
-from comfyui.server import Checkout, Server, find_checkout, run_script, serve
+from comfyui.checkout import Checkout, find_checkout, run_script
+from comfyui.server import Server, serve
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import node_graphs
 import pytest
 from comfyui import graphs
-from comfyui.server import Checkout, Server, serve
+from comfyui.checkout import Checkout
+from comfyui.server import Server, serve
 from PIL import Image
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import workflow_examples as examples
-from comfyui.server import FOLDER, PACK, Server
+from comfyui.checkout import PACK
+from comfyui.server import FOLDER, Server
 from multilingual_diffusion.nodes import NODE_CLASS_MAPPINGS, bridges, host
 
 LOADING_SECONDS = 0.1  # of the processor, beyond torch, which the host has
