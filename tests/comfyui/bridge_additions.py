@@ -150,6 +150,29 @@ def controlnets(name: str) -> dict[str, Any]:
     return {"changes": changes, "as stock": difference(found, wanted), "guess": guess}
 
 
+def regions(name: str) -> dict[str, float]:
+    """Give each half and each half of the time its prompt, on a bridged and on a stock model."""
+    left, right, late = (encode(name, text) for text in ("red", "blue circle", "green"))
+    area = {"width": 32, "height": 48, "y": 0, "strength": 1.0}
+    sides = [
+        stock("ConditioningSetArea", conditioning=each, x=x, **area)[0]
+        for each, x in ((left, 0), (right, 32))
+    ]
+    (both,) = stock("ConditioningCombine", conditioning_1=sides[0], conditioning_2=sides[1])
+    times = [
+        stock("ConditioningSetTimestepRange", conditioning=each, start=start, end=end)[0]
+        for each, start, end in ((both, 0.0, 0.5), (late, 0.5, 1.0))
+    ]
+    (positive,) = stock("ConditioningCombine", conditioning_1=times[0], conditioning_2=times[1])
+    model = bridged(name)
+    found = sample(model, name, positive)
+    wanted = sample(as_the_host_builds_it(name)[0], name, positive)
+    return {
+        "changes": difference(found, sample(model, name, both)),
+        "as stock": difference(found, wanted),
+    }
+
+
 def plms(name: str) -> dict[str, Any]:
     """Compare SamplerCustom with our plms against our own sampler, and what is refused."""
     unet, model = load(name)[1], bridged(name)
@@ -223,6 +246,7 @@ def main(folder: str) -> dict[str, Any]:
             "loras": {name: loras(files, name) for name in ("m9-epsilon", "m18-epsilon")},
             "misfit": misfit(files),
             "controlnet": {name: controlnets(name) for name in ("m9-epsilon", "m18-epsilon")},
+            "regions": regions("m18-epsilon"),
             "plms": {name: plms(name) for name in ("m9-epsilon", "m18-v_prediction")},
             "memory": memory("m9-epsilon"),
         }

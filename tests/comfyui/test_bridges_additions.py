@@ -52,6 +52,11 @@ def test_a_controlnet_guides_as_on_a_stock_model(seen: Any, name: str) -> None:
     assert seen["controlnet"][name]["as stock"] <= 1e-6
 
 
+def test_areas_and_timestep_ranges_act_as_on_a_stock_model(seen: Any) -> None:
+    assert seen["regions"]["changes"] > 0.01
+    assert seen["regions"]["as stock"] <= 1e-6
+
+
 def test_the_host_would_guess_another_prediction_type(seen: Any) -> None:
     assert seen["controlnet"]["m18-epsilon"]["guess"] == "V_PREDICTION"
 
