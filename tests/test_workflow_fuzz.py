@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class Nodes:
 
     def classes(self) -> dict[str, type]:
         def bind(method: Any) -> Any:
-            if asyncio.iscoroutinefunction(method):
+            if inspect.iscoroutinefunction(method):
 
                 async def waiting(node: Any, **inputs: Any) -> Any:
                     return await method(node, **inputs)
