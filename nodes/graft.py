@@ -26,6 +26,12 @@ BASE_INPUT = (
     {"tooltip": "What the multilingual model was trained from, for the delta modes: SD 1.4 for "
      "AltDiffusion and -m9, SD 2.1-base for -m18."},
 )  # fmt: skip
+KEEP_LORA_INPUT = (
+    "BOOLEAN",
+    {"default": False, "tooltip": "Keep what LoRAs before this node changed in keys and values. "
+     "Off: it was learned on CLIP's tokens and is left out; all else of them stays.",
+     "advanced": True},
+)  # fmt: skip
 CLIP_WEIGHT_INPUT = (
     "FLOAT",
     {"default": 0.5, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "How much CLIP's prompt "
@@ -102,12 +108,6 @@ class MultilingualGraft:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         unet = {"tooltip": "The community's UNet, with its LoRAs: it gives style and subjects."}
-        keep = {
-            "default": False,
-            "tooltip": "Keep what LoRAs before this node changed in keys and values. Off: it was "
-            "learned on CLIP's tokens and is left out; all else of them stays.",
-            "advanced": True,
-        }
         return {
             "required": {
                 "unet": (UNET, unet),
@@ -117,7 +117,7 @@ class MultilingualGraft:
             "optional": {
                 "base": BASE_INPUT,
                 **share_inputs(),
-                "keep_lora": ("BOOLEAN", keep),
+                "keep_lora": KEEP_LORA_INPUT,
             },
         }
 

@@ -83,8 +83,9 @@ def test_strength_0_is_the_community_bit_for_bit(
     assert_bits(unet_of(tmp_path / "folder"), unet_tensors(family, "community"))
     write_graft(parents_of(root, "community.safetensors"), recipe, tmp_path / "x.safetensors")
     assert_bits(load_file(tmp_path / "x.safetensors"), load_file(root / "community.safetensors"))
+    parents = parents_of(root)
     for mode in MODES:
-        source = grafted_plan(parents_of(root), GraftRecipe(mode, Strengths.of(0.0))).source
+        source = grafted_plan(parents, GraftRecipe(mode, Strengths.of(0.0))).source
         assert_bits(dict(source.stream([*source.tensors])), unet_tensors(family, "community"))
 
 
@@ -165,6 +166,22 @@ def test_a_folder_loads_as_a_model_and_equals_the_graft_of_loaded_networks(
     assert_bits(dict(pipeline.parts.unet.network.state_dict()), dict(ours.state_dict()))
     request = ImageRequest(prompts=["a dog"], width=64, height=64, steps=2, safety="pass")
     assert pipeline(request).pixels.std() > 0
+
+
+def test_chinese_stable_diffusion_lends_too(sd2: Path, tmp_path: Path) -> None:
+    lender = layouts.write_modelscope_folder(tmp_path / "chinese", weights="safetensors")
+    save_file(
+        dict(unet_tensors("sd2", "multilingual")),
+        lender / "unet" / "diffusion_pytorch_model.safetensors",
+    )
+    parents = open_parents(sd2 / "community", lender, sd2 / "base", OPTIONS)
+    write_graft(parents, GraftRecipe("replace-attn2"), tmp_path / "grafted")
+    found = detect(tmp_path / "grafted")
+    assert found.spec is not None and found.spec.name == "chinese-stable-diffusion"
+    assert not found.missing and "tokenizer" in found.parts
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    written = unet_of(tmp_path / "grafted")
+    assert torch.equal(written[name], unet_tensors("sd2", "multilingual")[name])
 
 
 def test_a_file_lends_its_unet_and_vae(root: Path, tmp_path: Path) -> None:
@@ -357,7 +374,7 @@ print(report.nbytes / 2**20, peak)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
-    config = {**tiny.UNET_M9, "block_out_channels": [64, 128, 192, 256]}
+    config = {**tiny.UNET_M9, "block_out_channels": [64, 96, 128, 224]}
     with torch.device("meta"):
         shapes = UNet2DConditionModel(**config).state_dict()
     unet = {name: torch.rand(value.shape) for name, value in shapes.items()}
@@ -368,4 +385,4 @@ def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
         [sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True
     )
     size, peak = map(float, run.stdout.split())
-    assert size > 80 and peak < 0.4 * size, (size, peak)  # a second copy would be all of it
+    assert size > 50 and peak < 0.5 * size, (size, peak)  # a second copy would be all of it

@@ -20,6 +20,7 @@ from ...pipeline_core.loading.keys_unet import ldm_name
 from ..graft import (
     BASE_INPUT,
     CLIP_WEIGHT_INPUT,
+    KEEP_LORA_INPUT,
     MULTILINGUAL_INPUT,
     check_predictions,
     describe,
@@ -53,12 +54,6 @@ class MultilingualGraftToModel:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         model = {"tooltip": "The community checkpoint of Load Checkpoint, with its LoRAs."}
-        keep = {
-            "default": False,
-            "tooltip": "Keep what LoRAs before this node changed in keys and values. Off: it was "
-            "learned on CLIP's tokens and is left out; all else of them stays.",
-            "advanced": True,
-        }
         return {
             "required": {
                 "model": ("MODEL", model),
@@ -68,7 +63,7 @@ class MultilingualGraftToModel:
             "optional": {
                 "base": BASE_INPUT,
                 **share_inputs(),
-                "keep_lora": ("BOOLEAN", keep),
+                "keep_lora": KEEP_LORA_INPUT,
             },
         }
 

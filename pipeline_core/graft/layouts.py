@@ -64,7 +64,7 @@ class FolderLayout(Layout):
             ModelNotFound, FileRefused, WeightsMismatch: a part is missing or broken.
             InvalidRequest: the recipe lacks its base.
         """
-        whole = _marry(parents)
+        whole = _combine(parents)
         parts: list[PartName] = [
             part for part in PLANNERS if part in whole.parts and part != "unet"
         ]
@@ -127,7 +127,7 @@ class FileLayout(Layout):
         return cls({name: outputs}, metadata, notes)
 
 
-def _marry(parents: Parents) -> Detection:
+def _combine(parents: Parents) -> Detection:
     """Return what the new folder holds: the community's picture side, the other's text side."""
     lender = parents.multilingual.detection
     parts = {name: files for name, files in lender.parts.items() if name != "scheduler"}

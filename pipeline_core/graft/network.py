@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .arithmetic import graft_tensor
+from .diff import DiffReport, diff_tensors
 from .parents import Structure, check_structures
 from .recipe import GraftRecipe
 
@@ -53,6 +54,21 @@ def graft_tensors(
         for name, value in community.state_dict().items()
         if recipe.strength_of(name) > 0
     }
+
+
+def diff_networks(base: Any, multilingual: Any, titles: tuple[str, str]) -> DiffReport:
+    """Compare two loaded UNets; `titles` are what the report calls base and multilingual model.
+
+    Raises:
+        InvalidRequest: they are not of one family.
+    """
+    check_structures(
+        Structure.of(titles[0], base, base.config),
+        Structure.of(titles[1], multilingual, multilingual.config),
+    )
+    old, new = base.state_dict(), multilingual.state_dict()
+    changes = diff_tensors(old, old.__getitem__, new.__getitem__)
+    return DiffReport(*titles, tuple(changes))
 
 
 def twin(
