@@ -26,14 +26,18 @@ PROMPTS = {
 }
 
 
-def make_models(folder: Path) -> None:
-    """Write a tiny model of every kind and prediction type, and show them to the host."""
-    import folder_paths
-
+def load_host_nodes() -> None:
+    """Have the host load its nodes beyond the first ones, such as SamplerCustom."""
     import nodes
 
     asyncio.run(nodes.init_builtin_extra_nodes())
 
+
+def make_models(folder: Path) -> None:
+    """Write a tiny model of every kind and prediction type, and show them to the host."""
+    import folder_paths
+
+    load_host_nodes()
     for kind in KINDS:
         for prediction_type in PREDICTION_TYPES:
             scheduler = {**tiny.SCHEDULER, "prediction_type": prediction_type}

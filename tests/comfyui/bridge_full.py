@@ -15,7 +15,7 @@ import folder_paths
 import tiny
 import torch
 from comfyui.bridge_additions import RANK
-from comfyui.bridge_cases import call, difference, empty, make_models, stock
+from comfyui.bridge_cases import call, difference, empty, load_host_nodes, stock
 from multilingual_diffusion.nodes import host
 from multilingual_diffusion.nodes.bridges.unet import ldm_tensors, training_sigmas
 from multilingual_diffusion.nodes.sockets import SocketUNet
@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 def make_unet(config: dict[str, Any]) -> SocketUNet:
     from diffusers import UNet2DConditionModel
 
-    network = tiny.widen(UNet2DConditionModel(**config), 1)
+    with torch.device("meta"):  # the usual initial values would be drawn for nothing
+        network = UNet2DConditionModel(**config)
+    tiny.widen(network.to_empty(device=CPU), 1)
     return SocketUNet(
         source="full",
         part=UNetDenoiser(network),
@@ -75,13 +77,13 @@ def make_controlnet(folder: Path, network: Any) -> Any:
 def sample(model: Any, positive: Any, negative: Any) -> torch.Tensor:
     return stock(
         "KSampler",
-        model=model, seed=1, steps=2, cfg=4.0, sampler_name="euler", scheduler="simple",
-        positive=positive, negative=negative, latent_image=empty(128, 128),
+        model=model, seed=1, steps=1, cfg=4.0, sampler_name="euler", scheduler="simple",
+        positive=positive, negative=negative, latent_image=empty(64, 64),
     )[0]["samples"]  # fmt: skip
 
 
 def main(folder: str, family: str) -> dict[str, Any]:
-    make_models(Path(folder))
+    load_host_nodes()
     folder_paths.add_model_folder_path("loras", folder)
     unet = make_unet(SD1_UNET if family == "sd1" else SD2_UNET)
     network = unet.need().network
@@ -92,8 +94,8 @@ def main(folder: str, family: str) -> dict[str, Any]:
         (model,) = call("MultilingualUNetToModel", unet=unet)
         ours, _ = call(
             "MultilingualSamplerAdvanced",
-            unet=unet, positive=sides[0], negative=sides[1], latent_image=empty(128, 128), seed=1,
-            steps=2, cfg=4.0, sampler="euler", schedule="simple", noise="batch",
+            unet=unet, positive=sides[0], negative=sides[1], latent_image=empty(64, 64), seed=1,
+            steps=1, cfg=4.0, sampler="euler", schedule="simple", noise="batch",
         )  # fmt: skip
         plain = sample(model, *sides)
         seen: dict[str, Any] = {"as our own": difference(plain, ours["samples"])}
@@ -113,7 +115,7 @@ def main(folder: str, family: str) -> dict[str, Any]:
         changed, wanted = (sample(each, *sides) for each in both)
         seen["lora"] = [difference(changed, plain), difference(changed, wanted)]
         control = make_controlnet(Path(folder), network)
-        hint = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(3))
+        hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
         (guided,) = stock(
             "ControlNetApply", conditioning=sides[0], control_net=control, image=hint, strength=1.0
         )
