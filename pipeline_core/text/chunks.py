@@ -8,6 +8,7 @@ always cuts; windows without tokens are dropped.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,16 +49,16 @@ class PromptTokens:
     @property
     def words(self) -> str:
         """The text without what stands for vectors."""
-        text, done = "", 0
-        for span in self.embeddings:
-            start, end = self.tokens.spans[span.start]
-            text, done = text + self.text[done:start], end
-        return text + self.text[done:]
+        spans = [self.tokens.spans[each.start] for each in self.embeddings]
+        starts = [0, *(end for _, end in spans)]
+        ends = [*(start for start, _ in spans), len(self.text)]
+        return "".join(self.text[start:end] for start, end in zip(starts, ends, strict=True))
 
     def cut_before(self, index: int) -> int:
         """Return the nearest cut at or before a token that takes no embedding apart."""
-        inside = (span.start for span in self.embeddings if span.start < index < span.end)
-        return next(inside, index)
+        row = bisect.bisect_left(self.embeddings, index, key=lambda span: span.start) - 1
+        inside = row >= 0 and index < self.embeddings[row].end
+        return self.embeddings[row].start if inside else index
 
     def __len__(self) -> int:
         return len(self.tokens.ids)
@@ -90,13 +91,17 @@ def tokenize_prompt(
 
 def _pieces(text: str, table: EmbeddingTable | None) -> Iterator[tuple[int, int, list[int]]]:
     """Yield (start, end, ids) of the pieces of a text; ids are empty where it is to be read."""
-    done = 0
-    for mention in find_mentions(text, table.source) if table else ():
-        assert table is not None
+    if table is None:
+        yield 0, len(text), []
+        return
+    done, known = 0, dict[str, list[int]]()
+    for mention in find_mentions(text, table.source):
         if text[done : mention.start].strip():
             yield done, mention.start, []
-        ids = table.ids_of(mention.vectors, text[mention.start : mention.end])
-        yield mention.start, mention.end, ids
+        written = text[mention.start : mention.end]
+        if written not in known:
+            known[written] = table.ids_of(mention.vectors, written)
+        yield mention.start, mention.end, known[written]
         done = mention.end
     if done == 0 or text[done:].strip():
         yield done, len(text), []
