@@ -35,7 +35,7 @@ lint: $(READY)
 # that is the interpreter of .venv: .venv/bin/python -m pip install -r $COMFYUI_DIR/requirements.txt
 test-comfyui: $(READY)
 	@if [ -z "$(COMFYUI_DIR)" ]; then echo "skipped: set COMFYUI_DIR to a ComfyUI checkout"; \
-	else OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "comfyui and not full" tests/comfyui; fi
+	else OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "comfyui and not full" tests/comfyui; fi
 
 clean:
 	rm -rf $(VENV) build dist output *.egg-info
