@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import graft_models
 import layouts
@@ -23,6 +24,7 @@ from multilingual_diffusion.pipeline_core.errors import (
     ModelNotFound,
     PipelineError,
 )
+from multilingual_diffusion.pipeline_core.graft import parents as parents_module
 from multilingual_diffusion.pipeline_core.graft.files import grafted_plan
 from multilingual_diffusion.pipeline_core.graft.network import graft_network, graft_tensors
 from multilingual_diffusion.pipeline_core.graft.parents import Parents, open_parents
@@ -346,6 +348,25 @@ def test_shards_and_pickles(sd1: Path, tmp_path: Path) -> None:
     places = (tmp_path / "c.ckpt", sd1 / "multilingual", tmp_path / "base")
     write_graft(open_parents(*places, options), FULL, tmp_path / "x", allow_pickle=True)
     assert_bits(unet_of(tmp_path / "x"), unet_of(tmp_path / "wanted"))
+
+
+def test_files_that_are_opened_anew_give_the_same(
+    sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = grafted_plan(parents_of(sd1), FULL).source
+    wanted = dict(source.stream([*source.tensors]))
+    opened: list[int] = []
+    open_weights = parents_module.open_weights
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        opened.append(1)
+        return open_weights(*arguments, **options)
+
+    monkeypatch.setattr(parents_module, "open_weights", count)
+    monkeypatch.setattr(parents_module, "RENEW_BYTES", 500_000)
+    source = grafted_plan(parents_of(sd1), FULL).source
+    assert_bits(dict(source.stream([*source.tensors])), wanted)
+    assert len(opened) > 5
 
 
 MEMORY = """

@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..graft.recipe import MODES, GraftRecipe, Strengths
 from .models import _byte_bar  # pyright: ignore[reportPrivateUsage]
 from .options import Subparsers
 
 if TYPE_CHECKING:
-    from ..graft.recipe import GraftRecipe
     from ..sources import LoadOptions
-
-_MODES = ("replace-kv", "replace-attn2", "delta-kv", "delta-attn2", "delta-all")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -51,7 +49,7 @@ def _add_apply(verbs: Subparsers) -> None:
         "--base", metavar="BASE", help="what the multilingual model was trained from, for delta-*"
     )
     parser.add_argument(
-        "--mode", choices=_MODES, help="usual: delta-all with --base, replace-attn2 without"
+        "--mode", choices=MODES, help="usual: delta-all with --base, replace-attn2 without"
     )
     parser.add_argument("--strength", type=float, default=1.0, metavar="S", help="0..1")
     for side in ("down", "mid", "up"):
@@ -121,7 +119,5 @@ def _options(args: argparse.Namespace) -> LoadOptions:
 
 
 def _recipe(args: argparse.Namespace) -> GraftRecipe:
-    from ..graft.recipe import GraftRecipe, Strengths
-
     strengths = Strengths.of(args.strength, down=args.down, mid=args.mid, up=args.up)
     return GraftRecipe(args.mode or ("delta-all" if args.base else "replace-attn2"), strengths)
