@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
+import layouts
 import torch
 from comfyui.bridge_cases import call, difference, empty, encode, load, make_models, stock
 from multilingual_diffusion.pipeline_core.errors import PipelineError
@@ -130,6 +131,32 @@ def decoded(model: Any, clip: Any, vae: Any) -> tuple[torch.Tensor, torch.Tensor
     return stock("VAEDecode", vae=vae, samples=latent)[0], latent["samples"]
 
 
+def half_precision(folder: Path) -> dict[str, Any]:
+    """Keep a file's float16 on a CPU: the host computes wider, on weights that stay as they are."""
+    layouts.write_diffusers_folder(
+        folder / "half", "m9", weights="safetensors", null_checkers=True, dtype=torch.float16
+    )
+    kept = call("MultilingualModelLoader", model="half", dtype="keep")
+    (model,), (vae,) = (
+        call("MultilingualUNetToModel", unet=kept[1]),
+        call("MultilingualVAEToVAE", vae=kept[2]),
+    )
+    sides = {"positive": encode("half", "red"), "negative": encode("half", "")}
+    common = {"seed": 5, "steps": 3, "cfg": 3.0, "latent_image": empty(), **sides}
+    (found,) = stock(
+        "KSampler", model=model, sampler_name="euler", scheduler="simple", denoise=1.0, **common
+    )
+    wanted, _ = call(
+        "MultilingualSamplerAdvanced",
+        unet=load("half")[1], sampler="euler", schedule="simple", noise="batch", **common,
+    )  # fmt: skip
+    return {
+        "weights": str(model.model.get_dtype()),
+        "vae": str(vae.vae_dtype),
+        "as float32": difference(found["samples"], wanted["samples"]),
+    }
+
+
 def exchanged_layers() -> str:
     """Return what the bridge says of a UNet with two cross-attentions."""
     unet = load("m9-epsilon")[1]
@@ -154,6 +181,7 @@ def main(folder: str) -> dict[str, Any]:
             "saving": saving(),
             "late layers": layers_made_at_loading(),
             "exchanged": exchanged_layers(),
+            "half": half_precision(Path(folder)),
         }
         management.unload_all_models()
         return {**seen, "left": len(management.current_loaded_models)}

@@ -25,7 +25,7 @@ from comfyui.bridge_cases import (
 )
 
 SAMPLERS = ("euler", "dpmpp_2m", "ddim")
-SEED, STEPS, CFG = 7, 6, 5.0
+SEED, STEPS, CFG = 7, 4, 5.0
 Sides = tuple[Any, Any]
 
 

@@ -51,6 +51,12 @@ def test_hosts_that_make_weights_at_loading_get_the_same(seen: Any) -> None:
     assert seen["late layers"] == 0.0
 
 
+def test_half_precision_is_kept_and_computed_wider(seen: Any) -> None:
+    half = seen["half"]
+    assert (half["weights"], half["vae"]) == ("torch.float16", "torch.float32")
+    assert half["as float32"] <= 2e-5
+
+
 def test_a_unet_with_exchanged_layers_is_refused(seen: Any) -> None:
     assert "layers that ComfyUI's own has not" in seen["exchanged"]
 
