@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands_tuning import add_recipes
-from .nano.stage_names import STAGES
+from .nano.stage_names import COMMUNITY_STAGES, STAGES
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
 
@@ -23,16 +23,21 @@ def add_parser(subparsers: Subparsers) -> None:
     measures = evaluate.add_subparsers(required=True, metavar="measure", dest="measure")
     _add_obedience(measures)
     _add_negatives(measures)
+    _add_grafts(measures)
 
 
 def _add_nano(recipes: Subparsers) -> None:
     parser = recipes.add_parser("nano", help="make nano from nothing; continues where it stopped")
     parser.add_argument("--folder", type=Path, default=Path("runs/nano"), help="checkpoints")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
-    parser.add_argument("--only", choices=STAGES, help="one stage, its forerunners being done")
+    stages = (*STAGES, *COMMUNITY_STAGES)
+    parser.add_argument("--until", choices=stages, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--only", choices=stages, help="one stage, its forerunners being done")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--plan", type=Path, help="JSON: other lengths of the stages")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the finished model")
+    parser.add_argument(
+        "--export-stage", choices=COMMUNITY_STAGES, help="write this model of the run, not nano"
+    )
     parser.set_defaults(run=run_nano)
 
 
@@ -52,6 +57,17 @@ def _add_negatives(measures: Subparsers) -> None:
     parser = measures.add_parser("negatives", help="does a negative prompt keep a colour out?")
     _add_pictures(parser)
     parser.set_defaults(run=run_negatives)
+
+
+def _add_grafts(measures: Subparsers) -> None:
+    parser = measures.add_parser("grafts", help="what does each way of grafting keep and give?")
+    parser.add_argument("--community", required=True, metavar="MODEL", help="what is grafted")
+    parser.add_argument("--base", required=True, metavar="MODEL", help="what it was tuned from")
+    parser.add_argument(
+        "--strengths", nargs="+", type=float, default=[0.5, 1.0], metavar="S", help="of delta-all"
+    )
+    _add_pictures(parser)
+    parser.set_defaults(run=run_grafts)
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +97,7 @@ def run_nano(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)
     if args.export is not None:
-        size = export_run(args.folder, args.export)
+        size = export_run(args.folder, args.export, args.export_stage)
         print(f"{args.export}: {size / 1e6:.2f} MB")
     return 0
 
@@ -117,6 +133,37 @@ def run_negatives(args: argparse.Namespace) -> int:
     print(f"{'language':10}{'without':>11}{'in negative':>13}")
     for language, rate in rates.items():
         print(f"{language:10}{100 * rate['without']:>11.1f}{100 * rate['named']:>13.1f}")
+    return 0
+
+
+def run_grafts(args: argparse.Namespace) -> int:
+    """Print obedience in all languages, in English, and the style kept, one line a graft."""
+    from .evaluation import ObedienceTest
+    from .grafting import GraftSubjects, measure_grafts, usual_recipes
+
+    recipes = usual_recipes(args.strengths)
+    subjects = GraftSubjects(args.community, args.base, args.model, recipes)
+    test = ObedienceTest(**_settings(args))
+    rows = [
+        {
+            "graft": row.title,
+            "all languages": 100 * row.tally.mean(),
+            "worst": 100 * row.tally.rate(row.tally.worst()).share,
+            "en": 100 * row.tally.rate("en").share,
+            "colour": 100 * row.tally.mean("colour"),
+            "shape": 100 * row.tally.mean("shape"),
+            "style": 100 * row.style,
+        }
+        for row in measure_grafts(subjects, test)
+    ]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    names = list(rows[0])
+    print(f"{names[0]:28}" + "".join(f"{name:>15}" for name in names[1:]))
+    for row in rows:
+        cells = "".join(f"{row[name]:>15.1f}" for name in names[1:])
+        print(f"{row['graft']:28}{cells}")
     return 0
 
 

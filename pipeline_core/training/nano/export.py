@@ -18,7 +18,14 @@ from ...errors import InvalidRequest
 from ..autoencoding import build_vae
 from .checker import checker_config, checker_tensors
 from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
-from .results import latest_stage, latest_unet, load_checker, load_result, load_tower
+from .results import (
+    build_unet,
+    latest_stage,
+    latest_unet,
+    load_checker,
+    load_result,
+    load_tower,
+)
 from .text_stages import MEAN, STD
 from .vocabulary import FILE_NAME
 
@@ -49,13 +56,18 @@ PREPROCESSOR = {
 }
 
 
-def export_run(folder: Path, target: Path) -> int:
-    """Write a run as the published folder, as far as it has come; return the bytes of its files."""
+def export_run(folder: Path, target: Path, stage: str | None = None) -> int:
+    """Write a run's model as the published folder; return the bytes of its files.
+
+    `stage` None is nano, as far as it has come; "english" and "community" are the other two, with
+    the English teacher as their text encoder.
+    """
+    own = stage is None
     return export(
         target,
         tokenizer=folder / "tokenizer" / FILE_NAME,
-        text=load_tower(folder, "teacher-learning"),
-        unet=latest_unet(folder),
+        text=load_tower(folder, "teacher-learning" if own else "teacher"),
+        unet=latest_unet(folder) if own else load_result(build_unet(), folder / stage),
         vae=load_result(build_vae(VAE), folder / latest_stage(folder, "decoder", "vae")),
         checker=load_checker(folder),
     )

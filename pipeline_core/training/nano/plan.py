@@ -41,6 +41,7 @@ class UNetStage:
     languages: tuple[str, ...] = LANGUAGES
     dropped: float = 0.0
     weighting: LossWeighting = "balanced"
+    styled: bool = False  # pictures in the style of the community model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,25 @@ class NanoPlan:
         default_factory=lambda: UNetStage(
             small(4000, batch_size=48, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
             dropped=0.1,
+        )
+    )
+    english: UNetStage = field(
+        default_factory=lambda: UNetStage(
+            small(300, batch_size=48, ema_decay=0.99, warmup_steps=20),
+            selection="cross-attention-kv",
+            encoder="teacher",
+            languages=("en",),
+            dropped=0.1,
+        )
+    )
+    community: UNetStage = field(
+        default_factory=lambda: UNetStage(
+            small(400, batch_size=48, ema_decay=0.99, warmup_steps=20, matrix_learning_rate=0.01),
+            pictures=4_000,
+            encoder="teacher",
+            languages=("en",),
+            dropped=0.1,
+            styled=True,
         )
     )
 

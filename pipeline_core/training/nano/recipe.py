@@ -1,7 +1,8 @@
 """All stages of `nano` in order, each in a folder of its own; a finished stage is not run again.
 
 The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's four.
-Killed at any moment, the same call continues bit for bit.
+Then, where asked for, the two of the community model: nano's UNet learns to read the English
+teacher (a base), and that one a style. Killed at any moment, the same call continues bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from .results import (
     save_result,
 )
 from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
-from .stage_names import STAGES
+from .stage_names import COMMUNITY_STAGES, STAGES
+from .style import darken_rim
 from .text_stages import StudentTask, TeacherTask
 from .vocabulary import FILE_NAME, Windows, write_tokenizer
 
@@ -56,11 +58,12 @@ def train_nano(
     Raises:
         UnknownName: a stage is unknown.
     """
+    stages = (*STAGES, *COMMUNITY_STAGES)
     for name in (until, only or until):
-        if name not in STAGES:
-            raise UnknownName("stage", name, STAGES)
+        if name not in stages:
+            raise UnknownName("stage", name, stages)
     plan = plan or NanoPlan()
-    for stage in (only,) if only else STAGES[: STAGES.index(until) + 1]:
+    for stage in (only,) if only else stages[: stages.index(until) + 1]:
         if not (folder / stage / result_name(stage)).is_file():
             _log.info("training stage %s in %s", stage, folder)
             _RUN[stage](folder, plan)
@@ -156,12 +159,19 @@ def _run_latents(folder: Path, plan: NanoPlan) -> None:
     save_file(counts, folder / "latents" / RESULT)
 
 
-def load_buckets(folder: Path, pictures: int) -> dict[tuple[int, int], Bucket]:
+def load_buckets(
+    folder: Path, pictures: int, *, styled: bool = False
+) -> dict[tuple[int, int], Bucket]:
     """Return the latents of all buckets, from the cache or from the VAE stage's result."""
     vae = load_result(build_vae(VAE), folder / "vae")
-    encode = make_encoder(vae)
+    plain = make_encoder(vae)
+
+    def in_style(pixels: torch.Tensor) -> torch.Tensor:
+        return plain(darken_rim(pixels))
+
+    cache, encode = ("latents-styled", in_style) if styled else ("latents", plain)
     return {
-        size: load_bucket(folder / "latents", size, round(pictures * share), encode)
+        size: load_bucket(folder / cache, size, round(pictures * share), encode)
         for size, share in BUCKETS.items()
     }
 
@@ -175,7 +185,7 @@ def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
         if before is not None:
             load_result(unet, folder / before)
         source = WorldSource(
-            load_buckets(folder, stage.pictures),
+            load_buckets(folder, stage.pictures, styled=stage.styled),
             load_tower(folder, stage.encoder),
             Windows(folder / "tokenizer" / FILE_NAME),
             dict.fromkeys(stage.languages, 1.0),
@@ -216,4 +226,6 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "concept-alignment": _run_unet_stage("concept-alignment", "base"),
     "quality": _run_unet_stage("quality", "concept-alignment"),
     "guidance": _run_unet_stage("guidance", "quality"),
+    "english": _run_unet_stage("english", "guidance"),
+    "community": _run_unet_stage("community", "english"),
 }

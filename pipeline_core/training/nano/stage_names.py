@@ -1,4 +1,7 @@
-"""The stages of `nano` in the order they run; apart, so that the command line stays light."""
+"""The stages of `nano` in the order they run; apart, so that the command line stays light.
+
+Those of the community model come after: an English model of nano's family, and one with a style.
+"""
 
 STAGES = (
     "tokenizer",
@@ -13,3 +16,4 @@ STAGES = (
     "quality",
     "guidance",
 )
+COMMUNITY_STAGES = ("english", "community")

@@ -1,0 +1,117 @@
+"""The community model: its style, its two stages, and grafts measured on whole models."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from multilingual_diffusion.pipeline_core import load_pipeline
+from multilingual_diffusion.pipeline_core.errors import UnknownName
+from multilingual_diffusion.pipeline_core.graft.recipe import kind_of
+from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae
+from multilingual_diffusion.pipeline_core.training.evaluation import ObedienceTest
+from multilingual_diffusion.pipeline_core.training.grafting import (
+    GraftSubjects,
+    measure_grafts,
+    usual_recipes,
+)
+from multilingual_diffusion.pipeline_core.training.nano import export as export_room
+from multilingual_diffusion.pipeline_core.training.nano.checker import HazardNetwork
+from multilingual_diffusion.pipeline_core.training.nano.configs import VAE
+from multilingual_diffusion.pipeline_core.training.nano.export import export_run
+from multilingual_diffusion.pipeline_core.training.nano.plan import NanoPlan
+from multilingual_diffusion.pipeline_core.training.nano.recipe import train_nano
+from multilingual_diffusion.pipeline_core.training.nano.results import (
+    build_teacher,
+    build_unet,
+    load_result,
+    save_result,
+)
+from multilingual_diffusion.pipeline_core.training.nano.style import (
+    DARKENING,
+    darken_rim,
+    rim_darkness,
+)
+from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
+from multilingual_diffusion.pipeline_core.training.world.drawing import draw
+from multilingual_diffusion.pipeline_core.training.world.obedience import measure
+from multilingual_diffusion.pipeline_core.training.world.scene import full_claims, random_scene
+
+TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
+
+pytestmark = pytest.mark.skipif(not TOKENIZER.is_file(), reason="nano is not in this checkout")
+
+
+def test_the_style_is_seen_and_shapes_colours_and_places_stay() -> None:
+    rng = random.Random(6)
+    scenes = [random_scene(rng) for _ in range(60)]
+    plain = draw(scenes, range(60))
+    styled = darken_rim(plain)
+    assert measure(styled, [full_claims(scene) for scene in scenes]).overall().hits >= 58
+    assert abs(rim_darkness(plain)) < 0.05
+    assert abs(rim_darkness(styled) - DARKENING) < 0.05
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run's folder as the stages before leave it, with random weights."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    teacher = build_teacher()
+    networks = {
+        "vae": build_vae(VAE),
+        "teacher": teacher,
+        "teacher-learning": teacher.clip.text,
+        "checker": HazardNetwork(build_teacher().clip.vision),
+        "guidance": build_unet(),
+    }
+    for stage, network in networks.items():
+        (folder / stage).mkdir()
+        save_result(network, folder / stage)
+    (folder / "tokenizer").mkdir()
+    shutil.copyfile(TOKENIZER, folder / "tokenizer" / FILE_NAME)
+    plan = NanoPlan()
+    few = replace(plan.english.loop, steps=2, batch_size=2, warmup_steps=1, sample_every=0)
+    plan = replace(
+        plan,
+        english=replace(plan.english, loop=few, pictures=40),
+        community=replace(plan.community, loop=few, pictures=40),
+    )
+    for stage in ("english", "community"):
+        train_nano(folder, plan, only=stage)
+    return folder
+
+
+def test_the_base_differs_from_nano_in_keys_and_values_and_the_community_in_all(run: Path) -> None:
+    nano, base, community = (
+        load_result(build_unet(), run / stage).state_dict()
+        for stage in ("guidance", "english", "community")
+    )
+    changed = {name for name, value in base.items() if not torch.equal(value, nano[name])}
+    assert changed
+    assert {kind_of(name) for name in changed} == {"kv"}
+    changed = {name for name, value in community.items() if not torch.equal(value, base[name])}
+    assert {kind_of(name) for name in changed} == {"kv", "attn2", "rest"}
+    assert (run / "latents-styled").is_dir()
+    with pytest.raises(UnknownName, match="stage"):
+        train_nano(run, only="communities")
+
+
+def test_a_full_graft_of_the_base_measures_as_the_multilingual_model(
+    run: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "english", "english")
+    export_run(run, tmp_path / "nano")
+    assert load_pipeline(tmp_path / "english", parts=("unet",)).spec.name == "nano"
+    base, nano = str(tmp_path / "english"), str(tmp_path / "nano")
+    test = ObedienceTest(languages=("en", "th"), count=2, steps=2)
+    subjects = GraftSubjects(base, base, nano, usual_recipes((1.0,)))
+    rows = {row.title: row for row in measure_grafts(subjects, test)}
+    assert next(iter(rows)) == "community, its own encoder"
+    assert rows["community, its own encoder"].tally.languages == ("en",)
+    assert rows["delta-all 1"].tally == rows["multilingual"].tally
+    assert {"replace-kv 1", "replace-attn2 1", "delta-kv 1", "delta-attn2 1"} < rows.keys()
