@@ -247,6 +247,10 @@ def test_nothing_that_comes_in_is_changed(parts) -> None:
         },
         "MultilingualSaveImage": {"images": image},
         "MultilingualPreviewImage": {"images": image},
+        "MultilingualDualConditioning": {"conditioning": positive, "clip_conditioning": negative},
+        "MultilingualControlNetConditioning": {
+            "conditioning": positive, "clip_conditioning": negative,
+        },
     }  # fmt: skip
     assert set(inputs) == {
         name
