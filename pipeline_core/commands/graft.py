@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..graft.recipe import MODES, GraftRecipe, Strengths
-from .models import _byte_bar  # pyright: ignore[reportPrivateUsage]
-from .options import Subparsers
+from .options import Subparsers, byte_bar
 
 if TYPE_CHECKING:
     from ..sources import LoadOptions
@@ -96,7 +95,7 @@ def run_apply(args: argparse.Namespace) -> int:
     parents = open_parents(
         args.community, args.multilingual, args.base, options, args.prediction_type
     )
-    with _byte_bar() as progress:
+    with byte_bar() as progress:
         report = write_graft(
             parents, recipe, args.target, allow_pickle=args.allow_pickle, progress=progress
         )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
 from ..models.specs import MODELS
-from .options import Subparsers, model_folders, step_bar
+from .options import Subparsers, byte_bar, model_folders, step_bar
 
 if TYPE_CHECKING:
     from ..outline import Outline
@@ -105,7 +103,7 @@ def run_convert(args: argparse.Namespace) -> int:
     """Write a model as safetensors."""
     from ..loading.convert import convert
 
-    with _byte_bar() as progress:
+    with byte_bar() as progress:
         report = convert(
             model_folders(args).find_model(args.source),
             args.target,
@@ -125,7 +123,7 @@ def run_download(args: argparse.Namespace) -> int:
     """Fetch a model into the models folder."""
     from ..models.download import download
 
-    with _byte_bar() as progress:
+    with byte_bar() as progress:
         path = download(
             args.name,
             model_folders(args).download_folder,
@@ -166,17 +164,3 @@ def run_verify(args: argparse.Namespace) -> int:
             f"{found.difference:.4f} (allowed {TOLERANCE})"
         )
     return 0 if agreed else 1
-
-
-@contextlib.contextmanager
-def _byte_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yield a progress function that draws a bar on standard error."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress

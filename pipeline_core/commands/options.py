@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -208,3 +208,17 @@ def write_text(path: Path, text: str) -> None:
     (name,) = safe_parts(path.name)
     with open_folder(path.parent) as folder:
         folder.write_new([name], f"{text}\n".encode())
+
+
+@contextlib.contextmanager
+def byte_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield a progress function that draws a bar on standard error."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

@@ -1,8 +1,5 @@
 """Which tensors a written graft consists of, file by file, and the small files beside them."""
 
-# pyright: reportPrivateUsage=false
-# `convert` names the weights files of a folder.
-
 from __future__ import annotations
 
 import dataclasses
@@ -12,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFound
-from ..loading.convert import _WEIGHTS
 from ..loading.dtypes import TORCH_DTYPES
 from ..loading.folder_files import write_folder_files, write_json
 from ..loading.matching import check_match
 from ..loading.outputs import folder_outputs, single_outputs
 from ..loading.parts import SCHEDULER_NOTE, load_scheduler_config
 from ..loading.plans import PLANNERS, PartPlan
+from ..loading.targets import WEIGHTS_FILES
 from ..loading.writing import Output
 from ..models.detect_checkpoint import MODEL_NOTE
 from ..models.detection import Detection, PartName
@@ -74,7 +71,8 @@ class FolderLayout(Layout):
         plans.append(grafted_plan(parents, recipe))
         return cls(
             files={
-                f"{plan.part}/{_WEIGHTS[plan.part]}": folder_outputs(plan, None) for plan in plans
+                f"{plan.part}/{WEIGHTS_FILES[plan.part]}": folder_outputs(plan, None)
+                for plan in plans
             },
             metadata={MODEL_NOTE: whole.spec.name} if whole.spec else {},
             notes=tuple(

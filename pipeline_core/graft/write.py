@@ -6,9 +6,6 @@ all its names (its CLIP too), so ComfyUI's own loaders take it; here it lends it
 Both carry their parents' names, sha256 and licences.
 """
 
-# pyright: reportPrivateUsage=false
-# Written as `convert` writes: a partial folder beside the target, moved into place when whole.
-
 from __future__ import annotations
 
 import dataclasses
@@ -21,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..loading.convert import (
+from ..loading.targets import (
     Progress,
-    _check_space,
-    _count_bytes,
-    _move_in_place,
-    _partial_folder,
+    check_space,
+    count_bytes,
+    move_in_place,
+    partial_folder,
 )
 from ..loading.writing import write_safetensors
 from ..models.licences import write_licence
@@ -79,17 +76,17 @@ def write_graft(
         layout = FileLayout.of(target.name, parents, recipe, allow_pickle)
     else:
         layout = FolderLayout.of(parents, recipe, allow_pickle)
-    _check_space(target, layout.nbytes)
+    check_space(target, layout.nbytes)
     record = {**recipe.to_metadata(), "parents": [_describe(parent) for parent in parents.all]}
     metadata = {**layout.metadata, "format": "pt", GRAFT_NOTE: json.dumps(record)}
-    count = _count_bytes(layout.nbytes, progress)
-    with _partial_folder(target) as folder:
+    count = count_bytes(layout.nbytes, progress)
+    with partial_folder(target) as folder:
         for name, outputs in layout.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_safetensors(folder / name, outputs, metadata, count)
         layout.write_small_files(folder)
         licences = tuple(_write_licences(parents, folder))
-        _move_in_place(folder, target, "single" if is_file else "folder")
+        move_in_place(folder, target, "single" if is_file else "folder")
     names = parents.community.plan.wanted
     grafted = sum(recipe.strength_of(name) > 0 for name in names)
     notes = (*layout.notes, *licences)

@@ -6,17 +6,14 @@ What this pack does not use of a text encoder is kept, since other tools need it
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InvalidRequest, PipelineError, UnknownName
+from ..errors import InvalidRequest, UnknownName
 from ..models.detect import detect
 from ..models.detect_checkpoint import MODEL_NOTE
 from ..models.detection import Detection, PartName
@@ -29,20 +26,21 @@ from .outputs import folder_outputs, single_outputs
 from .parts import SCHEDULER_NOTE, load_scheduler_config
 from .pickles import list_pickle_tensors
 from .plans import PLANNERS, PartPlan, plan_unet
+from .targets import (
+    WEIGHTS_FILES,
+    OnTensor,
+    Progress,
+    check_space,
+    count_bytes,
+    existing_parent,
+    move_in_place,
+    partial_folder,
+)
 from .writing import Output, write_safetensors
 
 ConvertedDtype = Literal["keep", "fp32", "bf16", "fp16"]
 ConvertedLayout = Literal["folder", "single"]
-Progress = Callable[[int, int], None]  # called with the bytes written so far, and of all
 Outputs = Mapping[PartName, Sequence[Output]]
-OnTensor = Callable[[Output], None]
-
-_WEIGHTS: Mapping[PartName, str] = {
-    "text_encoder": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "safety_checker": "model.safetensors",
-}
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,10 @@ def convert(
     make_outputs = folder_outputs if layout == "folder" else single_outputs
     outputs: Outputs = {plan.part: make_outputs(plan, DTYPES.get(dtype)) for plan in plans}
     total = sum(output.nbytes for listed in outputs.values() for output in listed)
-    _check_space(target, total)
-    count = _count_bytes(total, progress)
+    check_space(target, total)
+    count = count_bytes(total, progress)
     notes = list(_notes(found, layout, ema))
-    with _partial_folder(target) as folder:
+    with partial_folder(target) as folder:
         if layout == "folder":
             _write_parts(found, outputs, folder, count)
             write_folder_files(found, plans, folder)
@@ -90,7 +88,7 @@ def convert(
             notes += _lend_tokenizer(found, folder, target)
         if found.spec is not None:
             write_licence(found.spec, folder)
-        _move_in_place(folder, target, layout)
+        move_in_place(folder, target, layout)
     return ConvertReport(target, tuple(plan.part for plan in plans), total, tuple(notes))
 
 
@@ -105,13 +103,9 @@ def _check_choices(source: Path, target: Path, dtype: str, layout: str) -> Path:
         raise InvalidRequest(f"{target}: a single file must be named .safetensors")
     if target.resolve().is_relative_to(source.resolve()):
         raise InvalidRequest(f"{target} lies inside its source {source}; choose a place beside it")
-    if not _existing_parent(target).is_dir():
-        raise InvalidRequest(f"{_existing_parent(target)} is not a folder; choose another place")
+    if not existing_parent(target).is_dir():
+        raise InvalidRequest(f"{existing_parent(target)} is not a folder; choose another place")
     return target
-
-
-def _existing_parent(target: Path) -> Path:
-    return next(parent for parent in target.absolute().parents if parent.exists())
 
 
 def _plan(found: Detection, layout: str, *, allow_pickle: bool, ema: bool) -> list[PartPlan]:
@@ -132,7 +126,7 @@ def _plan(found: Detection, layout: str, *, allow_pickle: bool, ema: bool) -> li
 def _write_parts(found: Detection, outputs: Outputs, folder: Path, count: OnTensor) -> None:
     for part, listed in outputs.items():
         (folder / part).mkdir()
-        write_safetensors(folder / part / _WEIGHTS[part], listed, _metadata(found), count)
+        write_safetensors(folder / part / WEIGHTS_FILES[part], listed, _metadata(found), count)
 
 
 def _write_single(found: Detection, outputs: Outputs, file: Path, count: OnTensor) -> None:
@@ -171,54 +165,3 @@ def _lend_tokenizer(found: Detection, folder: Path, target: Path) -> Iterator[st
     else:
         copy_tokenizer(files, folder / "tokenizer")
         yield "the tokenizer was written beside the file"
-
-
-def _count_bytes(total: int, progress: Progress | None) -> OnTensor:
-    done = 0
-
-    def count(output: Output) -> None:
-        nonlocal done
-        done += output.nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return count
-
-
-def _check_space(target: Path, total: int) -> None:
-    free = shutil.disk_usage(_existing_parent(target)).free
-    if free < total:
-        raise PipelineError(
-            f"the disk of {target} has {free / 1e9:.1f} GB free; {total / 1e9:.1f} GB are needed"
-        )
-
-
-@contextlib.contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside the target; it is gone afterwards, whatever happens.
-
-    So are the parents that were made for it, unless the target lies in them by then.
-    """
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    new_parents = [parent for parent in target.parents if not parent.exists()]  # deepest first
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as exc:
-        raise PipelineError(
-            f"{target} could not be written: {exc.strerror or exc}; nothing of it stays"
-        ) from exc
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in new_parents:
-            with contextlib.suppress(OSError):  # not empty: it holds the target
-                parent.rmdir()
-
-
-def _move_in_place(folder: Path, target: Path, layout: str) -> None:
-    if layout == "folder":
-        folder.rename(target)
-        return
-    # the weights last: when their name is there, all that belongs to them is
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
-        path.replace(target.with_name(path.name))
