@@ -49,12 +49,12 @@ class NanoPlan:
     """How long each stage runs, and on how much."""
 
     vae: LoopOptions = field(
-        default_factory=lambda: small(2400, batch_size=16, ema_decay=0.995, sample_every=100)
+        default_factory=lambda: small(3600, batch_size=16, ema_decay=0.995, sample_every=100)
     )
     vae_crops: tuple[CropPhase, ...] = (
         CropPhase(0.0, 32, 16),
-        CropPhase(0.3, 64, 8),
-        CropPhase(0.75, None, 3),
+        CropPhase(0.2, 64, 8),
+        CropPhase(0.5, None, 3),
     )
     absolute_weight: float = 0.5  # of the pixels' absolute error beside the squared: crisp edges
     decoder: LoopOptions = field(
