@@ -14,8 +14,9 @@ from multilingual_diffusion.pipeline_core.adapters.lora_files import open_lora
 from multilingual_diffusion.pipeline_core.errors import InvalidRequest
 from multilingual_diffusion.pipeline_core.graft.dual import join_conditioning, make_dual_unet
 from multilingual_diffusion.pipeline_core.graft.loras import graft_denoiser
-from multilingual_diffusion.pipeline_core.graft.network import graft_network, twin
+from multilingual_diffusion.pipeline_core.graft.network import graft_network
 from multilingual_diffusion.pipeline_core.graft.recipe import GraftRecipe
+from multilingual_diffusion.pipeline_core.loading.sharing import share_weights
 from multilingual_diffusion.pipeline_core.sampling import UNetDenoiser
 from safetensors.torch import save_file
 
@@ -28,7 +29,8 @@ def networks() -> dict[str, Any]:
     """Community, multilingual and grafted UNets."""
     network: Any = tiny.unet()
     found = {
-        role: twin(network, unet_tensors("sd1", role)) for role in ("community", "multilingual")
+        role: share_weights(network, unet_tensors("sd1", role))
+        for role in ("community", "multilingual")
     }
     grafted = graft_network(
         found["community"], found["multilingual"], None, GraftRecipe("replace-attn2")

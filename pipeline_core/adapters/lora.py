@@ -7,7 +7,6 @@ float64 and rounded once.
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from ..errors import InvalidRequest
 from ..loading.matching import Shape
+from ..loading.sharing import share_weights
 from ..ranges import check_number
 from ..sampling import UNetDenoiser
 from .folders import AdapterFolders
@@ -99,19 +99,13 @@ def apply_loras(
         return unet
     base, before = (unet.base, unet.loras) if isinstance(unet, LoraDenoiser) else (unet, ())
     stack = (*before, *added)
-    return LoraDenoiser(base, stack, _merge(base.network, stack, device))
-
-
-def _merge(
-    network: torch.nn.Module, stack: Sequence[AppliedLora], device: torch.device | None
-) -> torch.nn.Module:
-    """Return a network of the same structure with the changed weights as its own."""
     changed = {layer.target for applied in stack for layer in applied.lora.layers}
-    ours: dict[int, Any] = {}  # what a deep copy takes instead of an object, by its id
-    for name, weight in network.named_parameters():
-        merged = _merge_weight(name, weight, stack) if name in changed else weight.detach()
-        ours[id(weight)] = torch.nn.Parameter(merged.to(device or weight.device), False)
-    return copy.deepcopy(network, ours)
+    merged = {
+        name: _merge_weight(name, weight, stack)
+        for name, weight in base.network.named_parameters()
+        if name in changed
+    }
+    return LoraDenoiser(base, stack, share_weights(base.network, merged, device))
 
 
 def _merge_weight(

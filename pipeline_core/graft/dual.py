@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import InvalidRequest
+from ..loading.sharing import share_weights
 from ..ranges import check_number
-from .network import twin
 from .parents import Structure, check_structures
 
 MAX_TOKENS = 8192
@@ -65,7 +65,7 @@ def make_dual_unet(
     check_number("clip_weight", clip_weight, 0.0, 1.0)
     first = Structure.of("the grafted UNet", grafted, grafted.config)
     check_structures(first, Structure.of("the original UNet", original, original.config))
-    dual, donor = twin(grafted, {}, device), twin(original, {}, device)
+    dual, donor = (share_weights(each, {}, device) for each in (grafted, original))
     for name, attention in donor.named_modules():
         if name.endswith(".attn2"):
             own = dual.get_submodule(name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from ..loading.sharing import share_weights
 from .arithmetic import graft_tensor
 from .diff import DiffReport, diff_tensors
 from .parents import Structure, check_structures
@@ -37,7 +37,7 @@ def graft_network(
     )
     if base is not None:
         check_structures(first, Structure.of("the base", base, base.config))
-    return twin(community, graft_tensors(community, multilingual, base, recipe), device)
+    return share_weights(community, graft_tensors(community, multilingual, base, recipe), device)
 
 
 def graft_tensors(
@@ -69,19 +69,3 @@ def diff_networks(base: Any, multilingual: Any, titles: tuple[str, str]) -> Diff
     old, new = base.state_dict(), multilingual.state_dict()
     changes = diff_tensors(old, old.__getitem__, new.__getitem__)
     return DiffReport(*titles, tuple(changes))
-
-
-def twin(
-    network: Any, changes: Mapping[str, torch.Tensor], device: torch.device | None = None
-) -> Any:
-    """Return a second network of the same kind that shares all tensors but those in `changes`.
-
-    With a device, all of it lies there, and what lies elsewhere is copied.
-    """
-    with torch.device("meta"):
-        other = type(network).from_config(network.config)
-    tensors = {**network.state_dict(), **changes}
-    if device is not None:
-        tensors = {name: value.to(device) for name, value in tensors.items()}
-    other.load_state_dict(tensors, assign=True)
-    return other.train(False).requires_grad_(False)
