@@ -73,7 +73,7 @@ class MultilingualTextEncode:
         weighting: str = "toward-empty",
         long_prompt: str = "chunk",
     ) -> tuple[list[list[Any]]]:
-        return (_encode(text_encoder, [text], weighting, long_prompt),)
+        return (encode_prompts(text_encoder.ready(), [text], weighting, long_prompt),)
 
 
 class MultilingualTextEncodeBatch:
@@ -119,7 +119,8 @@ class MultilingualTextEncodeBatch:
         prompts = [line.strip() for line in text.splitlines() if line.strip()]
         if not prompts:
             raise InvalidRequest("text has no line that is not empty; write one prompt a line")
-        return _encode(text_encoder, prompts, weighting, long_prompt), len(prompts)
+        encoded = encode_prompts(text_encoder.ready(), prompts, weighting, long_prompt)
+        return encoded, len(prompts)
 
 
 class MultilingualTokenMeter:
@@ -202,11 +203,13 @@ class MultilingualGlossary:
         return read_glossary(glossary).apply(text)
 
 
-def _encode(
-    text_encoder: SocketPart[TextEncoder], prompts: list[str], weighting: Any, long_prompt: Any
+def encode_prompts(
+    encoder: TextEncoder, prompts: list[str], weighting: Any, long_prompt: Any
 ) -> list[list[Any]]:
-    """Encode prompts; the empty window goes with them, for the shorter side of the guidance."""
-    encoder = text_encoder.ready()
+    """Return prompts as a CONDITIONING, a row each.
+
+    An encoded empty window goes with them, for the shorter side of the guidance.
+    """
     conditioning = encoder.encode(prompts, weighting=weighting, long_prompt=long_prompt)
     log_warnings(conditioning.warnings)
     if long_prompt == "single":

@@ -354,6 +354,17 @@ def test_prompts_met_before_are_not_encoded_again():
     assert len(encoder._kept) <= 64
 
 
+def test_an_encoder_without_memory_sees_weights_that_changed():
+    encoder = make_encoder()
+    before = encoder.encode(["a dog"]).embeddings
+    with torch.no_grad():
+        encoder.network.transformation_pre.weight.mul_(2)
+    assert torch.equal(encoder.encode(["a dog"]).embeddings, before)  # from memory
+    after = encoder.without_memory().encode(["a dog"]).embeddings
+    assert not torch.equal(after, before)
+    assert torch.equal(encoder.encode(["a dog"]).embeddings, before)  # which is its own still
+
+
 def test_half_networks_give_half_states():
     encoder = make_encoder()
     encoder.network.to(torch.bfloat16)

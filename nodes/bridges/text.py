@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from ...pipeline_core.errors import InvalidRequest
 from ...pipeline_core.values import LongPrompt, Weighting
 from .. import host
-from ..conversions import check_choice, log_warnings, to_comfy_conditioning
+from ..conversions import check_choice
 from ..sockets import SocketPart
-from ..text import MultilingualTextEncode
+from ..text import MultilingualTextEncode, encode_prompts
 
 if TYPE_CHECKING:
     from ...pipeline_core.text.encoder import TextEncoder
@@ -130,22 +130,8 @@ def _refuse_layer(layer: int) -> NoReturn:
 
 def _encode(encoder: TextEncoder, prompt: str, way: Mapping[str, Any]) -> tuple[Any, None, Any]:
     """Encode as Multilingual Text Encode does, with weights that the host may have patched."""
-    from ...pipeline_core.text.encoder import TextEncoder
-
-    # one of its own remembers no windows of other weights
-    encoder = TextEncoder(
-        encoder.network,
-        encoder.tokenizer,
-        family=encoder.family,  # pyright: ignore[reportArgumentType]
-        context_length=encoder.context_length,
-        single_pass_length=encoder.single_pass_length,
-        languages=encoder.languages,
-        embeddings=encoder.embeddings,
-    )
-    conditioning = encoder.encode([prompt], **way)
-    log_warnings(conditioning.warnings)
-    window = None if way["long_prompt"] == "single" else encoder.encode([""]).embeddings[0]
-    [[embeddings, more]] = to_comfy_conditioning(conditioning, window)
+    # the weights may be others than at the last prompt
+    [[embeddings, more]] = encode_prompts(encoder.without_memory(), [prompt], **way)
     return embeddings, more.pop("pooled_output"), more
 
 

@@ -7,6 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import get_args
@@ -30,7 +31,7 @@ _WINDOWS_KEPT = 64
 
 
 class TextEncoder:
-    """A frozen network with its tokenizer: after changing the network's weights make a new one.
+    """A frozen network with its tokenizer; after changing its weights take `without_memory()`.
 
     `context_length` is the window, special tokens included; `single_pass_length` the longest single
     pass, None where the family has no such way; `languages` are the BCP-47 tags it speaks;
@@ -57,6 +58,12 @@ class TextEncoder:
         self.embeddings = embeddings
         self._table = EmbeddingTable(embeddings, network.word_width) if embeddings else None
         self._kept: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
+
+    def without_memory(self) -> TextEncoder:
+        """Return an encoder of the same parts that remembers no windows of earlier weights."""
+        other = copy.copy(self)
+        other._kept = OrderedDict()
+        return other
 
     def tokenize(self, prompts: Sequence[str], *, long_prompt: LongPrompt = "chunk") -> TokenBatch:
         """Return ids, mask and weights [B, T]; all prompts get the length of the longest.
