@@ -23,7 +23,7 @@ from node_texts import (
 FILES = ("main.json", "nodeDefs.json")
 # An encoding made for each language, by ComfyUI's code of it: letters of another do not fit.
 ENCODINGS = {
-    "en": "ascii", "zh": "gb2312", "zh-TW": "big5", "ja": "cp932", "ko": "euc_kr",
+    "en": "ascii", "zh": "gb2312", "zh-TW": "big5", "ja": "cp932", "ko": "cp949",
     "fr": "cp1252", "es": "cp1252", "pt-BR": "cp1252", "ru": "cp1251", "ar": "cp1256",
     "tr": "cp1254",
 }  # fmt: skip
