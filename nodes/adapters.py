@@ -61,6 +61,7 @@ class MultilingualLoraLoader:
             denoiser.network.config,
             folders=folders,
             allow_pickle=allow_pickle,
+            grafted=unet.grafted,
         )
         changed = apply_loras(denoiser, applied, device=unet.rest)
         return unet.with_part(changed), applied[0].report

@@ -145,7 +145,7 @@ class MultilingualGraft:
             device=unet.rest,
         )
         source = f"{unet.source} + {multilingual.source}"
-        result = dataclasses.replace(unet.with_part(grafted), source=source)
+        result = dataclasses.replace(unet.with_part(grafted), source=source, grafted=True)
         names = [name for name, _ in unet.need().network.named_parameters()]
         return result, "\n".join([describe(recipe, names), *lines])
 

@@ -242,12 +242,15 @@ def _wrap(
         fields["patcher"] = host.make_patcher(loaded.network, place)
     if part != "unet":
         return SocketPart(**fields)
+    from ..pipeline_core.loading.parts import graft_note
+
     return SocketUNet(
         **fields,
         scheduler_config=pipeline.parts.scheduler_config,
         prediction_type=pipeline.parts.prediction_type,
         scaling_factor=_scaling_factor(pipeline, detection),
         native_size=pipeline.native_size,
+        grafted=graft_note(detection) is not None,
     )
 
 

@@ -76,6 +76,7 @@ class SocketUNet(_UNetPart):
     prediction_type: PredictionType | None
     scaling_factor: float
     native_size: int  # pixels a side
+    grafted: bool = False  # its cross-attention reads no CLIP, on which LoRAs usually learned
 
     @property
     def rest(self) -> torch.device | None:

@@ -19,6 +19,7 @@ from .adapters.folders import AdapterFolders
 from .adapters.lora import AppliedLora, apply_loras, open_loras
 from .errors import InvalidRequest, ModelNotFound, UnknownName
 from .loading.parts import (
+    graft_note,
     load_safety_network,
     load_scheduler_config,
     load_text_network,
@@ -76,7 +77,7 @@ def load_pipeline(
         ema: take a checkpoint's averaged UNet weights.
         prediction_type: what the UNet predicts, where its files do not say or say it wrong.
         loras: LoRAs on the UNet, each a path or a name in the folder `loras` of the models folder,
-            with its strength.
+            with its strength. On a graft, keys and values learned on CLIP's tokens are left out.
         embedding_dirs: where `embedding:NAME` in a prompt is looked up; None: the folder
             `embeddings` of the models folder.
         before_loading: called before a weight is read, to check a request that will follow:
@@ -197,6 +198,7 @@ def _open_loras(
         plan.config,
         folders=folders,
         allow_pickle=options.allow_pickle,
+        grafted=graft_note(sources["unet"]) is not None,
     )
 
 

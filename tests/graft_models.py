@@ -7,7 +7,7 @@ community in everything. Values are random, so no tensor is equal by chance.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ from safetensors.torch import load_file, save_file
 Family = Literal["sd1", "sd2"]
 Tensors = dict[str, torch.Tensor]
 MULTILINGUAL: dict[Family, layouts.Model] = {"sd1": "m9", "sd2": "m18"}
+LORA_LAYERS = tuple(
+    f"down_blocks.1.attentions.0.transformer_blocks.0.{layer}"
+    for layer in ("attn2.to_k", "attn2.to_v", "attn2.to_q", "ff.net.2")
+)
 TRAINED = "down_blocks.1.resnets.0.conv1.weight"  # beyond cross-attention
 
 
@@ -70,3 +74,18 @@ def write_family(root: Path, family: Family = "sd1") -> Path:
     write_folder(root / "multilingual", MULTILINGUAL[family], unet_tensors(family, "multilingual"))
     write_checkpoint(root / "community.safetensors", family, unet_tensors(family, "community"))
     return root
+
+
+def write_lora(
+    path: Path, note: Mapping[str, str] | None = None, layers: Sequence[str] = LORA_LAYERS
+) -> Path:
+    """Write a LoRA on one key, one value, one query and one feed-forward projection of SD1."""
+    tensors = {}
+    for seed, layer in enumerate(layers):
+        out, inner = unet_tensors("sd1", "base")[f"{layer}.weight"].shape
+        generator = torch.Generator().manual_seed(seed)
+        tensors[f"unet.{layer}.lora_A.weight"] = torch.randn(2, inner, generator=generator)
+        tensors[f"unet.{layer}.lora_B.weight"] = torch.randn(out, 2, generator=generator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, dict(note or {}))
+    return path

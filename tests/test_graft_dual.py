@@ -1,4 +1,4 @@
-"""Dual conditioning on our own UNet, and what becomes of LoRAs under a graft."""
+"""Dual conditioning on our own UNet: both ends, the blend, what is shared, trigger words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from graft_models import unet_tensors
+from graft_models import unet_tensors, write_lora
 from multilingual_diffusion.pipeline_core.adapters.lora import AppliedLora, apply_loras
 from multilingual_diffusion.pipeline_core.adapters.lora_files import open_lora
 from multilingual_diffusion.pipeline_core.errors import InvalidRequest
@@ -18,7 +18,6 @@ from multilingual_diffusion.pipeline_core.graft.network import graft_network
 from multilingual_diffusion.pipeline_core.graft.recipe import GraftRecipe
 from multilingual_diffusion.pipeline_core.loading.sharing import share_weights
 from multilingual_diffusion.pipeline_core.sampling import UNetDenoiser
-from safetensors.torch import save_file
 
 WIDTH = tiny.PROJECT
 NAME = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
@@ -132,49 +131,13 @@ def test_misuse(networks: dict[str, Any]) -> None:
         join_conditioning(THAI, draw(2, 149, WIDTH))
 
 
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> AppliedLora:
-    """Return a LoRA on one key, one value, one query and one feed-forward projection."""
-    shapes = {name: tuple(value.shape) for name, value in unet_tensors("sd1", "base").items()}
-    tensors = {}
-    for layer in ("attn2.to_k", "attn2.to_v", "attn2.to_q", "ff.net.2"):
-        name = f"{NAME.removesuffix('attn2')}{layer}"
-        out, inner = shapes[f"{name}.weight"]
-        tensors[f"unet.{name}.lora_A.weight"] = draw(2, inner, seed=8)
-        tensors[f"unet.{name}.lora_B.weight"] = draw(out, 2, seed=9)
-    path = tmp_path_factory.mktemp("lora") / "style.safetensors"
-    save_file(tensors, path)
-    network: Any = tiny.unet()
-    return AppliedLora(open_lora(Path(path), shapes, network.config))
-
-
-def weights(unet: UNetDenoiser, layer: str) -> torch.Tensor:
-    return unet.network.state_dict()[f"{NAME.removesuffix('attn2')}{layer}.weight"]
-
-
-def test_a_lora_loses_its_keys_and_values(networks: dict[str, Any], lora: AppliedLora) -> None:
-    community, multilingual = UNetDenoiser(networks["community"]), networks["multilingual"]
-    with_lora = apply_loras(community, [lora])
-    recipe = GraftRecipe("replace-kv")
-    grafted, lines = graft_denoiser(with_lora, multilingual, None, recipe)
-    assert len(lines) == 1 and "2 of 4 layers left out" in lines[0]
-    for layer in ("attn2.to_k", "attn2.to_v"):
-        assert torch.equal(weights(grafted, layer), weights(UNetDenoiser(multilingual), layer))
-    for layer in ("attn2.to_q", "ff.net.2"):
-        assert torch.equal(weights(grafted, layer), weights(with_lora, layer))
-        assert not torch.equal(weights(grafted, layer), weights(community, layer))
-    kept, nothing = graft_denoiser(with_lora, multilingual, None, recipe, keep_lora=True)
-    assert not nothing and not torch.equal(
-        weights(kept, "attn2.to_k"), weights(grafted, "attn2.to_k")
-    )
-    plain, nothing = graft_denoiser(community, multilingual, None, recipe)
-    assert not nothing and torch.equal(weights(plain, "ff.net.2"), weights(community, "ff.net.2"))
-
-
 def test_a_trigger_word_still_works_on_the_clip_side(
-    networks: dict[str, Any], lora: AppliedLora
+    networks: dict[str, Any], tmp_path: Path
 ) -> None:
     """The LoRA's keys and values meet CLIP's tokens, while the other prompt stays."""
+    shapes = {name: tuple(value.shape) for name, value in unet_tensors("sd1", "base").items()}
+    path = write_lora(tmp_path / "style.safetensors")
+    lora = AppliedLora(open_lora(path, shapes, networks["community"].config))
     with_lora = apply_loras(UNetDenoiser(networks["community"]), [lora])
     grafted, _ = graft_denoiser(
         with_lora, networks["multilingual"], None, GraftRecipe("replace-attn2")

@@ -42,7 +42,8 @@ class AppliedLora:
     @property
     def report(self) -> str:
         """What a user should know, a line each: what changes, what does not and why."""
-        changed = f"{len(self.lora.layers)} layers changed" if self.strength else "nothing changed"
+        layers = len(self.lora.layers) if self.strength else 0
+        changed = f"{layers} layers changed" if layers else "nothing changed"
         left_out = [f"not used: {line}" for line in self.lora.left_out]
         return "\n".join([f"{self.lora.name} at {self.strength:g}: {changed}", *left_out])
 
@@ -63,10 +64,12 @@ def open_loras(
     *,
     folders: AdapterFolders,
     allow_pickle: bool = False,
+    grafted: bool = False,
 ) -> list[AppliedLora]:
     """Open LoRAs with their strengths for a UNet; what of them does not apply is logged.
 
-    `folders` say what they are called, see `AdapterFolders.name_of`.
+    `folders` say what they are called, see `AdapterFolders.name_of`; of a `grafted` UNet's, only
+    what means something there is taken, see `Lora.on_graft`.
 
     Raises:
         FileRefused, WeightsMismatch: see `open_lora`.
@@ -76,6 +79,7 @@ def open_loras(
     for path, strength in choices:
         name = folders.name_of(path)
         lora = open_lora(path, unet, config, name=name, allow_pickle=allow_pickle)
+        lora = lora.on_graft() if grafted else lora
         opened.append(AppliedLora(lora, strength))
         for line in lora.left_out:
             logger.warning("%s: not used: %s", lora.name, line)
@@ -94,7 +98,7 @@ def apply_loras(
         InvalidRequest: a weight leaves the range of its dtype at this strength.
         FileRefused: a number in a LoRA is not finite.
     """
-    added = [applied for applied in loras if applied.strength]
+    added = [applied for applied in loras if applied.strength and applied.lora.layers]
     if not added:
         return unet
     base, before = (unet.base, unet.loras) if isinstance(unet, LoraDenoiser) else (unet, ())

@@ -5,6 +5,7 @@ A layer's change is scale * up @ down (LoCon: up . mid . down), computed in floa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import FileRefused, WeightsMismatch
+from ..loading.keys_unet import reads_text
 from ..loading.matching import Shape
 from ..loading.tensors import TensorSource
 from .files import open_adapter
@@ -20,6 +22,8 @@ from .lora_layers import LoraLayer, find_layers
 from .lora_names import layer_names
 from .lora_scaling import Scaling, read_scaling
 
+OWN_NOTE = "multilingual_diffusion.lora"  # in the metadata of what `train lora` writes
+CLIP_REASON = "keys and values learned on CLIP's tokens, which a graft does not read"
 _SHOWN = 2  # names of each kind that a report lists
 
 
@@ -61,6 +65,21 @@ class Lora:
             + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
             for reason, names in self.skipped.items()
         ]
+
+    def on_graft(self) -> Lora:
+        """Return what of it means something on a UNet with a grafted cross-attention.
+
+        Keys and values that were learned on CLIP's tokens are left out; those of our own trainer
+        learned on a multilingual text encoder's.
+        """
+        lost = [layer for layer in self.layers if reads_text(layer.target)]
+        if OWN_NOTE in self.source.metadata or not lost:
+            return self
+        names = [name for layer in lost for name in (layer.up, layer.down, layer.mid) if name]
+        rest = tuple(layer for layer in self.layers if layer not in lost)
+        return dataclasses.replace(
+            self, layers=rest, skipped={**self.skipped, CLIP_REASON: tuple(names)}
+        )
 
     def _read(self, name: str) -> torch.Tensor:
         return self.source.read(name).to(torch.float64)

@@ -7,7 +7,6 @@ text encoder. Convolutions, self-attention, feed-forward and queries stay as the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from ..adapters.lora import AppliedLora, LoraDenoiser, apply_loras
 from ..sampling import UNetDenoiser
 from .network import graft_network
-from .recipe import GraftRecipe, kind_of
+from .recipe import GraftRecipe
 
 
 def graft_denoiser(
@@ -39,24 +38,15 @@ def graft_denoiser(
     if isinstance(community, LoraDenoiser):
         plain, loras = community.base, community.loras
     network = graft_network(plain.network, multilingual, base, recipe, device=device)
-    kept, lines = (list(loras), []) if keep_lora else without_keys_values(loras)
+    kept = loras if keep_lora else tuple(map(_on_graft, loras))
+    lines = [
+        f"LoRA {before.lora.name}: {lost} of {len(before.lora.layers)} layers left out "
+        "(keys and values learned on CLIP's tokens)"
+        for before, after in zip(loras, kept, strict=True)
+        if (lost := len(before.lora.layers) - len(after.lora.layers))
+    ]
     return apply_loras(UNetDenoiser(network), kept, device=device), lines
 
 
-def without_keys_values(loras: Iterable[AppliedLora]) -> tuple[list[AppliedLora], list[str]]:
-    """Return LoRAs without their changes of cross-attention keys and values, and what was lost."""
-    kept: list[AppliedLora] = []
-    lines: list[str] = []
-    for applied in loras:
-        layers = applied.lora.layers
-        rest = tuple(layer for layer in layers if kind_of(layer.target) != "kv")
-        if len(rest) < len(layers):
-            lines.append(
-                f"LoRA {applied.lora.name}: {len(layers) - len(rest)} of {len(layers)} layers left "
-                "out (keys and values learned on CLIP's tokens)"
-            )
-        if rest:
-            kept.append(
-                dataclasses.replace(applied, lora=dataclasses.replace(applied.lora, layers=rest))
-            )
-    return kept, lines
+def _on_graft(applied: AppliedLora) -> AppliedLora:
+    return dataclasses.replace(applied, lora=applied.lora.on_graft())

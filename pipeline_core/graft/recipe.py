@@ -8,11 +8,11 @@ Names are those of diffusers' UNet2DConditionModel.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidRequest, UnknownName
+from ..loading.keys_unet import reads_text
 from ..ranges import check_number
 
 GraftMode = Literal["replace-kv", "replace-attn2", "delta-kv", "delta-attn2", "delta-all"]
@@ -26,13 +26,12 @@ _CHOSEN: dict[str, tuple[TensorKind, ...]] = {
     "attn2": ("kv", "attn2"),
     "all": ("kv", "attn2", "rest"),
 }
-_KV = re.compile(r".*\.attn2\.to_[kv]\.(weight|bias)")
 _UP = ("up_blocks", "conv_norm_out", "conv_out")
 
 
 def kind_of(name: str) -> TensorKind:
     """Return `kv` for key and value projections, `attn2` for the rest of cross-attention."""
-    if _KV.fullmatch(name):
+    if reads_text(name):
         return "kv"
     return "attn2" if ".attn2." in name else "rest"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..loading.parts import GRAFT_NOTE
 from ..loading.targets import (
     Progress,
     check_space,
@@ -31,7 +32,6 @@ from .layouts import FileLayout, FolderLayout
 from .parents import Parent, Parents
 from .recipe import GraftRecipe
 
-GRAFT_NOTE = "multilingual_diffusion.graft"  # in the metadata of what is written
 MAX_LICENCE = 2**20  # bytes of a text that is copied
 
 

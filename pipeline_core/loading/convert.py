@@ -23,7 +23,7 @@ from .devices import DTYPES
 from .folder_files import copy_tokenizer, write_folder_files
 from .matching import check_match
 from .outputs import folder_outputs, single_outputs
-from .parts import SCHEDULER_NOTE, load_scheduler_config
+from .parts import GRAFT_NOTE, SCHEDULER_NOTE, graft_note, load_scheduler_config
 from .pickles import list_pickle_tensors
 from .plans import PLANNERS, PartPlan, plan_unet
 from .targets import (
@@ -151,7 +151,9 @@ def _notes(found: Detection, layout: str, ema: bool) -> Iterator[str]:
 def _metadata(found: Detection) -> dict[str, str]:
     """Return the notes of a written file: which model it is, made from what."""
     model = found.spec.name if found.spec else "stable-diffusion"
-    return {"format": "pt", MODEL_NOTE: model, "parent": found.path.name}
+    graft = graft_note(found)
+    grafted = {} if graft is None else {GRAFT_NOTE: graft}
+    return {"format": "pt", MODEL_NOTE: model, "parent": found.path.name, **grafted}
 
 
 def _lend_tokenizer(found: Detection, folder: Path, target: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ map in both directions. Rules: CompVis/stable-diffusion, ldm/modules/diffusionmo
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,17 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+
+
+_KEY_OR_VALUE = re.compile(r".*\.attn2\.to_[kv]\.(weight|bias)")
+
+
+def reads_text(name: str) -> bool:
+    """Tell whether a tensor is of the keys or values that read the text encoder's states.
+
+    Names are diffusers'; queries and outputs of cross-attention are not meant.
+    """
+    return _KEY_OR_VALUE.fullmatch(name) is not None
 
 
 def unet_spellings(config: Mapping[str, Any], *, ema: bool = False) -> list[Spelling]:

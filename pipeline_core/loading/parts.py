@@ -28,6 +28,7 @@ from .plans import PartPlan, plan_safety_checker, plan_text_encoder, plan_unet, 
 from .schemas import parse_scheduler_config
 
 SCHEDULER_NOTE = "multilingual_diffusion.scheduler"  # in the metadata of converted single files
+GRAFT_NOTE = "multilingual_diffusion.graft"  # in the metadata of grafts: recipe and parents
 
 logger = logging.getLogger("multilingual_diffusion")
 
@@ -124,14 +125,24 @@ def load_scheduler_config(detection: Detection) -> dict[str, Any]:
     files = detection.parts.get("scheduler")
     if files is not None and files.config is not None:
         return parse_scheduler_config(read_json(files.config), str(files.config))
-    unet = detection.parts.get("unet", PartFiles())
-    for path in unet.weights:
-        note = (
-            None if is_pickle(path) else read_safetensors_header(path).metadata.get(SCHEDULER_NOTE)
-        )
-        if note is not None:
-            return parse_scheduler_config(parse_json(note.encode(), str(path)), str(path))
+    note = _unet_note(detection, SCHEDULER_NOTE)
+    if note is not None:
+        where = str(detection.path)
+        return parse_scheduler_config(parse_json(note.encode(), where), where)
     return dict(detection.spec.scheduler_config if detection.spec else PNDM_SCHEDULER)
+
+
+def graft_note(detection: Detection) -> str | None:
+    """Return what a graft noted in the UNet's files; None: the UNet is no graft."""
+    return _unet_note(detection, GRAFT_NOTE)
+
+
+def _unet_note(detection: Detection, key: str) -> str | None:
+    for path in detection.parts.get("unet", PartFiles()).weights:
+        note = None if is_pickle(path) else read_safetensors_header(path).metadata.get(key)
+        if note is not None:
+            return note
+    return None
 
 
 def _fill(plan: PartPlan, device: str | torch.device, dtype: str | torch.dtype) -> LoadedPart:

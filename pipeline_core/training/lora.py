@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..adapters.lora_files import OWN_NOTE
 from ..errors import InvalidRequest
 
 TARGETS = re.compile(r".*\.attn[12]\.to_(q|k|v|out\.0)")
@@ -79,7 +80,8 @@ def write_lora(unet: torch.nn.Module, path: Path) -> None:
     if not tensors:
         raise InvalidRequest("the UNet has no LoRA layers; call add_lora before training")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": "pt", "ss_network_module": "networks.lora"})
+    notes = {"format": "pt", "ss_network_module": "networks.lora", OWN_NOTE: "multilingual tokens"}
+    save_file(tensors, path, metadata=notes)
 
 
 @torch.no_grad()
