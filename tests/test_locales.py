@@ -83,6 +83,19 @@ def lost_words(translated: dict[str, Any]) -> list[str]:
     ]
 
 
+def lost_titles(translated: dict[str, Any]) -> list[str]:
+    """Places that mention another node by a title that it does not have in the language."""
+    found = dict(flatten(translated))
+    titles = {node["display_name"]: name for name, node in ENGLISH["nodeDefs.json"].items()}
+    longest_first = re.compile("|".join(sorted(map(re.escape, titles), key=len, reverse=True)))
+    return [
+        f"{place}: {title}"
+        for place, text in flatten(ENGLISH["nodeDefs.json"])
+        for title in longest_first.findall(text)
+        if translated[titles[title]]["display_name"] not in found[place]
+    ]
+
+
 def test_the_english_texts_are_the_tables() -> None:
     assert read_texts("en") == ENGLISH, "run: python tests/node_texts.py"
 
@@ -140,6 +153,18 @@ def test_nodes_have_titles_of_their_own(language: str) -> None:
         node["display_name"] for node in read_texts(language)["nodeDefs.json"].values()
     )
     assert max(titles.values()) == 1
+
+
+@every_language
+def test_nodes_are_mentioned_by_their_titles(language: str) -> None:
+    assert not lost_titles(read_texts(language)["nodeDefs.json"])
+
+
+def test_a_title_of_another_name_is_seen() -> None:
+    texts = copy.deepcopy(ENGLISH["nodeDefs.json"])
+    texts["MultilingualSafetyCheck"]["display_name"] = "Multilingual Gate"
+    mentioning = {place.split(".")[0] for place in lost_titles(texts)}
+    assert mentioning == {"MultilingualSafetyCheckerLoader", "MultilingualSaveImage"}
 
 
 @every_translation
