@@ -51,7 +51,11 @@ def places(texts: dict[str, Any]) -> list[str]:
 def choices_named_by(tooltip: str, choices: list[str]) -> set[str]:
     """Values of a widget that its tooltip names; `replace:` may stand for several."""
     labels = re.findall(r"(?:^|[.;] )((?:[\w-]+, )*[\w-]+): ", tooltip)
-    named = {choice for choice in choices if re.search(rf"(?<![\w-]){choice}(?![\w-])", tooltip)}
+    named = {
+        choice
+        for choice in choices
+        if re.search(rf"(?<![\w-]){re.escape(choice)}(?![\w-])", tooltip)
+    }
     return named | {word for label in labels for word in label.split(", ")}
 
 
