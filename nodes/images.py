@@ -156,8 +156,9 @@ def _fitting(graph: Mapping[str, Any]) -> dict[str, Any]:
 def _shown(paths: list[Path], folder: Path, kind: str) -> list[dict[str, str]]:
     """Return the files as the browser asks for them."""
     shown: list[dict[str, str]] = []
+    root = folder.resolve()  # files are written under the folder's real name
     for path in paths:
-        place = path.parent.relative_to(folder).as_posix()
+        place = path.parent.relative_to(root).as_posix()
         shown.append(
             {"filename": path.name, "subfolder": "" if place == "." else place, "type": kind}
         )

@@ -223,6 +223,26 @@ def test_rows_go_round_as_the_host_does(parts, caplog) -> None:
     assert "2 rows for 1 images" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["relative", "linked"])
+def test_pictures_are_saved_below_any_name_of_the_output_folder(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    output = Path("real")
+    if kind == "linked":
+        try:
+            (tmp_path / "link").symlink_to("real", target_is_directory=True)
+        except OSError:
+            pytest.skip("this system or user may not link")
+        output = tmp_path / "link"
+    with graphs.folders(tmp_path, output):
+        saved = call("MultilingualSaveImage", images=torch.rand(1, 8, 8, 3), filename_prefix="a/b")
+    (shown,) = saved["ui"]["images"]
+    assert (tmp_path / "real" / shown["subfolder"] / shown["filename"]).is_file()
+    assert shown["subfolder"] == "a"
+
+
 def test_nothing_that_comes_in_is_changed(parts) -> None:
     image = torch.rand(1, HEIGHT, WIDTH, 3)
     latent = {"samples": torch.randn(1, 4, 6, 8), "noise_mask": torch.rand(1, 48, 64)}
