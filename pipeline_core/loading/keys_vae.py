@@ -15,6 +15,7 @@ from .matching import Shape, Spelling, same
 
 _ATTENTION = "mid_block.attentions.0."
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+_TRAINING = r"loss\..*|model_ema\.(decay|num_updates)"  # beside VAEs that were fine-tuned alone
 _LDM_ATTENTION = {
     "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
 }  # fmt: skip
@@ -27,7 +28,7 @@ def vae_spellings(config: Mapping[str, Any]) -> list[Spelling]:
         Spelling("diffusers", "", same),
         Spelling("diffusers, old attention names", "", old_attention_name),
         Spelling("LDM", VAE_PREFIX, ldm),
-        Spelling("LDM without prefix", "", ldm),
+        Spelling("LDM without prefix", "", ldm, _TRAINING),
     ]
 
 

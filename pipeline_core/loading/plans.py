@@ -86,7 +86,7 @@ def plan_unet(detection: Detection, *, allow_pickle: bool = False, ema: bool = F
     files, source = _open(detection, "unet", allow_pickle)
 
     def derive() -> Config:
-        names = shapes.strip_prefix(source.shapes, UNET_PREFIX)
+        names = shapes.strip_prefix(source.shapes, UNET_PREFIX) or source.shapes
         return shapes.unet_config(names, source.where)
 
     config = _config(files, source, schemas.parse_unet_config, derive)
@@ -108,7 +108,7 @@ def plan_vae(detection: Detection, *, allow_pickle: bool = False) -> PartPlan:
     files, source = _open(detection, "vae", allow_pickle)
 
     def derive() -> Config:
-        names = shapes.strip_prefix(source.shapes, VAE_PREFIX)
+        names = shapes.strip_prefix(source.shapes, VAE_PREFIX) or source.shapes
         return shapes.vae_config(names, source.where)
 
     config = _config(files, source, schemas.parse_vae_config, derive)

@@ -12,12 +12,19 @@ from typing import Any
 
 from .detection import UNetFamily
 from .headers import TensorInfo
-from .key_prefixes import TEXT_PREFIX, TEXT_WRAPPERS, UNET_PREFIX
+from .key_prefixes import TEXT_PREFIX, TEXT_WRAPPERS, UNET_PREFIX, VAE_PREFIX
 from .specs import MODELS, EncoderFamily, ModelSpec
 
 Tensors = Mapping[str, TensorInfo]
 
 _WORDS = "embeddings.word_embeddings.weight"
+# What a file of one network alone has: the original code's names, diffusers'; a VAE's are alike
+_UNET_ALONE = (
+    {"input_blocks.0.0.weight", "out.2.weight"},
+    {"conv_in.weight", "conv_out.weight", "mid_block.resnets.0.conv1.weight"},
+)
+_VAE_ALONE = {"encoder.conv_in.weight", "decoder.conv_in.weight"}
+_ADDED_EMBEDDINGS = ("label_emb.", "add_embedding.", "class_embedding.")
 
 
 def find_text_prefix(tensors: Tensors) -> str | None:
@@ -66,18 +73,32 @@ def encoder_by_config(config: Mapping[str, Any]) -> tuple[EncoderFamily | None, 
     return None, f"text encoder config: {kind!r} is not an encoder this pack loads"
 
 
-def unet_by_tensors(tensors: Tensors) -> tuple[UNetFamily, str]:
+def find_unet_prefix(tensors: Tensors) -> str | None:
+    """Return what stands before a UNet's names: nothing in a file of it alone; None without one."""
+    if any(name.startswith(UNET_PREFIX) for name in tensors):
+        return UNET_PREFIX
+    return "" if any(names <= tensors.keys() for names in _UNET_ALONE) else None
+
+
+def find_vae_prefix(tensors: Tensors) -> str | None:
+    """Return what stands before a VAE's names: nothing in a file of it alone; None without one."""
+    if any(name.startswith(VAE_PREFIX) for name in tensors):
+        return VAE_PREFIX
+    return "" if tensors.keys() >= _VAE_ALONE else None
+
+
+def unet_by_tensors(tensors: Tensors, prefix: str) -> tuple[UNetFamily, str]:
     """Decide the UNet family by the shapes of a single file."""
-    first = tensors.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    first = tensors.get(f"{prefix}input_blocks.0.0.weight", tensors.get(f"{prefix}conv_in.weight"))
     channels = first.shape[1] if first and len(first.shape) == 4 else None
     if channels != 4:
         return "other", f"UNet takes {channels} channels, not 4: inpainting or another special kind"
-    if any(name.startswith(f"{UNET_PREFIX}label_emb.") for name in tensors):
-        return "other", "UNet has label_emb: SDXL or unCLIP, not Stable Diffusion 1 or 2"
+    if any(name.startswith(tuple(prefix + name for name in _ADDED_EMBEDDINGS)) for name in tensors):
+        return "other", "UNet has added embeddings: SDXL or unCLIP, not Stable Diffusion 1 or 2"
     projections = [
         info.shape
         for name, info in tensors.items()
-        if name.startswith(UNET_PREFIX) and name.endswith(".proj_in.weight")
+        if name.startswith(prefix) and name.endswith(".proj_in.weight")
     ]
     if not projections:
         return "other", "UNet has no cross-attention"
@@ -96,10 +117,10 @@ def unet_by_config(config: Mapping[str, Any]) -> tuple[UNetFamily, str]:
     return family, f"UNet config: cross_attention_dim {width} -> {family} family"
 
 
-def context_width_by_tensors(tensors: Tensors) -> int | None:
+def context_width_by_tensors(tensors: Tensors, prefix: str) -> int | None:
     """Return the width of the conditioning that a single file's UNet takes."""
     for name, info in tensors.items():
-        if name.startswith(UNET_PREFIX) and name.endswith(".attn2.to_k.weight"):
+        if name.startswith(prefix) and name.endswith(".attn2.to_k.weight"):
             return info.shape[1] if len(info.shape) == 2 else None
     return None
 
