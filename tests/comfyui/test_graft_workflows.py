@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from comfyui import shallow_checkpoints
 from comfyui.graphs import Prompt
-from comfyui.server import Server
+from comfyui.server import Refused, Server
 from comfyui.test_bridges_server import BYPASSED, example, prompt_of
 from PIL import Image
 
@@ -97,6 +97,19 @@ def test_the_checkpoint_is_one_for_the_host(server: Server) -> None:
     assert drawn.std() > 5  # not a plain surface
     for complaint in ("clip missing", "Missing VAE keys", "unet missing", "unet unexpected"):
         assert complaint not in server.log()
+
+
+@both
+def test_the_host_says_which_files_are_missing(server: Server, name: str) -> None:
+    """The names in the file are proposals: a choice to make, and nothing else is wrong."""
+    with pytest.raises(Refused) as refused:
+        server.submit(prompt_of(server, example(name)))
+    errors = [
+        each for node in refused.value.answer["node_errors"].values() for each in node["errors"]
+    ]
+    assert {error["type"] for error in errors} == {"value_not_in_list"}
+    missing = {error["extra_info"]["received_value"] for error in errors}
+    assert missing == {"v1-5-pruned-emaonly-fp16.safetensors", "altdiffusion-m9"}
 
 
 @both
