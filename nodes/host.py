@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..pipeline_core.models.configs import SCALING_FACTOR
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -232,7 +234,7 @@ def check_interrupted() -> None:
 class Progress:
     """Tell how far a node is; every report is a place where it can be interrupted."""
 
-    def __init__(self, scaling_factor: float = 0.18215) -> None:
+    def __init__(self, scaling_factor: float = SCALING_FACTOR) -> None:
         self.scaling_factor = scaling_factor
         self._bar: Any = None
 

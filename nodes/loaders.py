@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..pipeline_core.models.configs import SCALING_FACTOR
 from ..pipeline_core.models.specs import PredictionType
 from . import host
 from .conversions import check_choice
@@ -275,7 +276,7 @@ def _scaling_factor(pipeline: TextToImagePipeline, detection: Detection) -> floa
 
     if pipeline.parts.vae is not None:
         return pipeline.parts.vae.scaling_factor
-    usual = pipeline.spec.vae_config.get("scaling_factor", 0.18215)
+    usual = pipeline.spec.vae_config.get("scaling_factor", SCALING_FACTOR)
     config: Path | None = detection.parts["vae"].config if "vae" in detection.parts else None
     if config is None or config.suffix != ".json":
         return usual

@@ -16,6 +16,7 @@ import torch
 from .errors import InvalidRequest, PipelineError
 from .grouping import group_images
 from .images.convert import pixels_digest
+from .models.configs import SCALING_FACTOR
 from .models.specs import ModelSpec, PredictionType
 from .outline import Outline
 from .ranges import check_whole
@@ -245,7 +246,7 @@ class TextToImagePipeline:
     def _scaling_factor(self) -> float:
         if self.parts.vae is not None:
             return self.parts.vae.scaling_factor
-        return self.spec.vae_config.get("scaling_factor", 0.18215)
+        return self.spec.vae_config.get("scaling_factor", SCALING_FACTOR)
 
 
 def _need(part: Part | None, name: str) -> Part:

@@ -15,6 +15,8 @@ import layouts
 import tiny
 import torch
 from ldm_names import ldm_unet
+from multilingual_diffusion.pipeline_core.graft.parents import Parents, open_parents
+from multilingual_diffusion.pipeline_core.sources import LoadOptions
 from safetensors.torch import load_file, save_file
 
 Family = Literal["sd1", "sd2"]
@@ -89,3 +91,25 @@ def write_lora(
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, dict(note or {}))
     return path
+
+
+def parents_of(root: Path, community: str = "community", base: str | None = "base") -> Parents:
+    # a plain SD2 checkpoint does not say what it predicts
+    return open_parents(
+        root / community,
+        root / "multilingual",
+        root / base if base else None,
+        LoadOptions(),
+        "epsilon",
+    )
+
+
+def unet_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_bits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
+        assert torch.equal(found[name].view(torch.uint8), value.view(torch.uint8)), name

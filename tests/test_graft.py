@@ -1,18 +1,26 @@
-"""The graft of files: both ends bit for bit, reloads, refusals, memory, what is written with it."""
+"""The graft of files: both ends bit for bit, reloads, refusals, what is written with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import graft_models
 import layouts
 import pytest
 import tiny
 import torch
-from graft_models import Family, unet_tensors, write_checkpoint, write_family, write_folder
+from graft_models import (
+    Family,
+    assert_bits,
+    parents_of,
+    unet_of,
+    unet_tensors,
+    write_checkpoint,
+    write_family,
+    write_folder,
+)
 from ldm_names import ldm_unet
 from multilingual_diffusion.pipeline_core import ImageRequest, load_pipeline
 from multilingual_diffusion.pipeline_core.errors import (
@@ -21,12 +29,12 @@ from multilingual_diffusion.pipeline_core.errors import (
     ModelNotFound,
     PipelineError,
 )
-from multilingual_diffusion.pipeline_core.graft import parents as parents_module
 from multilingual_diffusion.pipeline_core.graft.files import grafted_plan
 from multilingual_diffusion.pipeline_core.graft.network import graft_network, graft_tensors
-from multilingual_diffusion.pipeline_core.graft.parents import Parents, open_parents
+from multilingual_diffusion.pipeline_core.graft.parents import open_parents
 from multilingual_diffusion.pipeline_core.graft.recipe import MODES, GraftRecipe, Strengths
-from multilingual_diffusion.pipeline_core.graft.write import GRAFT_NOTE, write_graft
+from multilingual_diffusion.pipeline_core.graft.write import write_graft
+from multilingual_diffusion.pipeline_core.loading.parts import GRAFT_NOTE
 from multilingual_diffusion.pipeline_core.models.detect import detect
 from multilingual_diffusion.pipeline_core.models.headers import read_safetensors_header
 from multilingual_diffusion.pipeline_core.sources import LoadOptions
@@ -54,24 +62,6 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_family(tmp_path_factory.mktemp("only-sd2"), "sd2")
-
-
-def parents_of(root: Path, community: str = "community", base: str | None = "base") -> Parents:
-    # a plain SD2 checkpoint does not say what it predicts
-    return open_parents(
-        root / community, root / "multilingual", root / base if base else None, OPTIONS, "epsilon"
-    )
-
-
-def unet_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-
-
-def assert_bits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
-        assert torch.equal(found[name].view(torch.uint8), value.view(torch.uint8)), name
 
 
 def test_strength_0_is_the_community_bit_for_bit(
@@ -308,59 +298,3 @@ def test_nothing_stays_of_a_graft_that_fails(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="overflows float16"):
         write_graft(parents_of(tmp_path), FULL, tmp_path / "new" / "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_averaged_weights_are_left_out(sd1: Path, tmp_path: Path) -> None:
-    write_checkpoint(
-        tmp_path / "community.safetensors",
-        "sd1",
-        unet_tensors("sd1", "community"),
-        lambda tensors: tensors | layouts.ema_tensors("m9"),
-    )
-    place = tmp_path / "community.safetensors"
-    parents = open_parents(place, sd1 / "multilingual", None, OPTIONS)
-    report = write_graft(parents, GraftRecipe("replace-kv"), tmp_path / "x.safetensors")
-    assert any("EMA" in note for note in report.notes)
-    assert not detect(tmp_path / "x.safetensors").has_ema
-
-
-def test_shards_and_pickles(sd1: Path, tmp_path: Path) -> None:
-    """The same graft from any layout that loads."""
-    write_graft(parents_of(sd1), FULL, tmp_path / "wanted")
-    options = LoadOptions(allow_pickle=True)
-    torch.save({"state_dict": load_file(sd1 / "community.safetensors")}, tmp_path / "c.ckpt")
-    base = unet_tensors("sd1", "base")
-    write_folder(tmp_path / "base", "sd1", base)
-    names, folder = list(base), tmp_path / "base" / "unet"
-    (folder / "diffusion_pytorch_model.safetensors").unlink()
-    halves = {1: names[1::2], 2: names[0::2]}
-    weight_map = {}
-    for number, part in halves.items():
-        file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
-        save_file({name: base[name] for name in part}, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    tiny.write_json(
-        folder / "diffusion_pytorch_model.safetensors.index.json", {"weight_map": weight_map}
-    )
-    places = (tmp_path / "c.ckpt", sd1 / "multilingual", tmp_path / "base")
-    write_graft(open_parents(*places, options), FULL, tmp_path / "x", allow_pickle=True)
-    assert_bits(unet_of(tmp_path / "x"), unet_of(tmp_path / "wanted"))
-
-
-def test_files_that_are_opened_anew_give_the_same(
-    sd1: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = grafted_plan(parents_of(sd1), FULL).source
-    wanted = dict(source.stream([*source.tensors]))
-    opened: list[int] = []
-    open_weights = parents_module.open_weights
-
-    def count(*arguments: Any, **options: Any) -> Any:
-        opened.append(1)
-        return open_weights(*arguments, **options)
-
-    monkeypatch.setattr(parents_module, "open_weights", count)
-    monkeypatch.setattr(parents_module, "RENEW_BYTES", 500_000)
-    source = grafted_plan(parents_of(sd1), FULL).source
-    assert_bits(dict(source.stream([*source.tensors])), wanted)
-    assert len(opened) > 5

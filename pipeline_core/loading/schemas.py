@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FileRefused
+from ..models.configs import SCALING_FACTOR
 from ..models.specs import EncoderFamily, published_spec
 from .rules import Rule, flag, listed, number, one_of, optional, whole
 
@@ -96,7 +97,6 @@ _VAE_FIXED: Mapping[str, object] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-SCALING_FACTOR = 0.18215  # configs of 2022 lack the key
 XLMR_PAD = 1
 
 _TEXT: Table = {

@@ -10,6 +10,8 @@ from typing import Any
 
 Config = dict[str, Any]
 
+SCALING_FACTOR = 0.18215  # Stable Diffusion's, of every VAE here; configs of 2022 lack the key
+
 _UNET: Config = {
     "act_fn": "silu",
     "block_out_channels": [320, 640, 1280, 1280],
@@ -58,7 +60,7 @@ KL_F8_VAE: Config = {
     "norm_num_groups": 32,
     "out_channels": 3,
     "sample_size": 512,
-    "scaling_factor": 0.18215,
+    "scaling_factor": SCALING_FACTOR,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InvalidRequest
 from .buckets import Size, crop_to, nearest_bucket
-from .datasets import Record
+from .datasets import Record, weigh_languages
 from .denoising import DenoisingBatch
 from .loop import Position
 
@@ -100,16 +99,10 @@ class CachedSource:
         self.folder, self.languages, self.dropped, self.seed = folder, languages, dropped, seed
         self.empty = load_file(folder / EMPTY)["states"].float()
         for entry in self.entries:
-            if not any(self._weights(entry)):
-                raise InvalidRequest(
-                    f"{entry.file} has captions in {', '.join(entry.languages)} only, and none of "
-                    f"them has a weight: {dict(languages or {})}"
-                )
+            self._weights(entry)  # refuses one of which no caption would ever be taken
 
     def _weights(self, entry: _Entry) -> list[float]:
-        if self.languages is None:
-            return [1.0] * len(entry.languages)
-        return [self.languages.get(tag, 0.0) for tag in entry.languages]
+        return weigh_languages(entry.languages, self.languages, entry.file)
 
     def batch(self, position: Position, size: int) -> DenoisingBatch:
         """Return the batch at a position; its size is smaller where a bucket runs out."""

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import InvalidRequest
 from ..text.tokenizers import SentencePieceTokenizer
 from .caches import to_pixels
 from .contrastive import contrastive_loss
-from .datasets import Record, read_dataset
+from .datasets import Record, read_dataset, weigh_languages
 from .loop import LoopOptions, Position, run_stage
 from .teacher_learning import load_student, make_windows, write_student
 from .text_tower import AltClipText, trim_pads
@@ -68,21 +67,16 @@ class ContrastiveTuningTask:
         """
         self.network, self.images, self.captions = student, images, captions
         self.tokenizer, self.languages, self.scale, self.seed = tokenizer, languages, scale, seed
-        for number, texts in enumerate(captions):
-            if not any(self._weights(texts)):
-                raise InvalidRequest(
-                    f"picture {number} has captions in {', '.join(texts)} only, and none of them "
-                    f"has a weight: {dict(languages or {})}"
-                )
+        for row in range(len(captions)):
+            self._weights(row)  # refuses one of which no caption would ever be taken
 
-    def _weights(self, texts: Mapping[str, str]) -> list[float]:
-        return [1.0 if self.languages is None else self.languages.get(tag, 0.0) for tag in texts]
+    def _weights(self, row: int) -> list[float]:
+        return weigh_languages(self.captions[row], self.languages, f"picture {row}")
 
     def batch(self, position: Position, size: int) -> Pairs:
         rng = position.rng(self.seed)
         rows = rng.sample(range(len(self.captions)), min(size, len(self.captions)))
-        chosen = [self.captions[row] for row in rows]
-        texts = [rng.choices([*c.values()], self._weights(c))[0] for c in chosen]
+        texts = [rng.choices([*self.captions[row].values()], self._weights(row))[0] for row in rows]
         return Pairs(self.images[rows], trim_pads(make_windows(self.tokenizer, texts)))
 
     def loss(self, network: torch.nn.Module, batch: Pairs) -> dict[str, torch.Tensor]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..errors import FileRefused, ModelNotFound
+from ..errors import FileRefused, InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +50,23 @@ class Record:
             return ImageOps.exif_transpose(picture).convert("RGB")
         except (OSError, KeyError, tarfile.TarError, UnidentifiedImageError) as exc:
             raise FileRefused(f"{self.place}: {self.name} is no readable picture: {exc}") from exc
+
+
+def weigh_languages(
+    languages: Collection[str], weights: Mapping[str, float] | None, picture: str
+) -> list[float]:
+    """Return how often each caption of a picture is taken, by its language; None: all alike.
+
+    Raises:
+        InvalidRequest: none of its languages has a weight.
+    """
+    found = [1.0 if weights is None else weights.get(tag, 0.0) for tag in languages]
+    if not any(found):
+        raise InvalidRequest(
+            f"{picture} has captions in {', '.join(languages)} only, and none of them has a "
+            f"weight: {dict(weights or {})}"
+        )
+    return found
 
 
 def read_dataset(path: Path) -> list[Record]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from ..models.configs import SCALING_FACTOR
+
 # One row a latent channel (UNet space, that is times the scaling factor); columns R, G, B in -1..1.
 SD_RGB_FACTORS = (
     (0.3444, 0.1385, 0.0670),
@@ -23,7 +25,7 @@ SD_RGB_FACTORS = (
 def preview(
     latents: torch.Tensor,
     *,
-    scaling_factor: float = 0.18215,
+    scaling_factor: float = SCALING_FACTOR,
     factors: Sequence[Sequence[float]] = SD_RGB_FACTORS,
 ) -> list[Image.Image]:
     """Return one RGB picture of w x h pixels for each of the latents [B, 4, h, w] in VAE space."""
