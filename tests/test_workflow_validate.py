@@ -400,7 +400,7 @@ def test_many_cycles_on_a_long_way_cost_linear_time() -> None:
     start = time.perf_counter()
     with pytest.raises(InvalidWorkflow):
         validate(parse_api(data), classes)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 10  # 0.4 on an idle core
 
 
 LINKS = st.tuples(st.sampled_from([*"012345", "99"]), st.integers(-1, 2)).map(list)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection
-from typing import NamedTuple, Protocol
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import WeightsMismatch
+
+if TYPE_CHECKING:
+    import torch
 
 # A name ends before a space, a comma or a bracket of any script, and not with a full stop.
 _ENDS = r"\s<>,;:|\uff0c\u3001\u060c\uff1b\uff1a"
@@ -92,6 +93,8 @@ class EmbeddingTable:
     """The vectors that prompts have named so far; equal ones share their rows."""
 
     def __init__(self, source: EmbeddingSource, width: int) -> None:
+        import torch
+
         self.source = source
         self.vectors = torch.empty(0, width)  # [rows, D] float32
         self._first_rows: dict[bytes, int] = {}  # by digest: a file may change meanwhile
@@ -102,6 +105,8 @@ class EmbeddingTable:
         Raises:
             WeightsMismatch: they are of another encoder's width.
         """
+        import torch
+
         count, width = vectors.shape
         if width != self.vectors.shape[1]:
             raise WeightsMismatch(
