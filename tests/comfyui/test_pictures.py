@@ -21,7 +21,9 @@ from multilingual_diffusion.pipeline_core.workflow import (
 )
 from PIL import Image
 
-EXAMPLES = examples.all_examples()
+# these name a checkpoint of the user's own: `test_graft_workflows` runs them on one that it makes
+OWN_CHECKPOINT = ("dual_conditioning", "graft")
+EXAMPLES = [path for path in examples.all_examples() if path.stem not in OWN_CHECKPOINT]
 
 
 @dataclass
