@@ -141,6 +141,18 @@ def test_timesteps_of_a_batch_cover_all_levels_evenly() -> None:
     assert sorted(int(t) // 100 for t in timesteps) == list(range(10))
 
 
+def test_a_power_below_one_draws_more_of_the_noisy_timesteps() -> None:
+    draw = NoiseLevels(tiny.SCHEDULER).draw_timesteps
+    even, noisy = (
+        torch.cat([draw(10, torch.device("cpu"), power) for _ in range(100)]).double() / 1000
+        for power in (1.0, 0.5)
+    )
+    assert abs(even.mean() - 1 / 2) < 0.02
+    assert abs(noisy.mean() - 2 / 3) < 0.02  # the density of a root is 2 t
+    assert abs((noisy < 0.5).double().mean() - 1 / 4) < 0.05
+    assert noisy.max() < 1
+
+
 def test_lora_starts_as_nothing_trains_alone_and_merges(tmp_path: Path) -> None:
     unet = tiny.unet(tiny.UNET_M18)
     before = {name: value.clone() for name, value in unet.state_dict().items()}

@@ -92,12 +92,14 @@ def _check_layers(source: str, other: Sequence[str]) -> None:
 
 def training_sigmas(scheduler_config: Mapping[str, Any]) -> torch.Tensor:
     """Return the noise level of every training timestep, rising, as our samplers have them."""
+    import torch
+
     from ...pipeline_core.sampling import make_noise_scheduler
+    from ...pipeline_core.sampling.schedules import sigmas_from_alphas
 
     # what the network predicts does not touch the levels
     scheduler = make_noise_scheduler("euler", scheduler_config, prediction_type="epsilon")
-    alphas = scheduler.alphas_cumprod.double()
-    return ((1 - alphas) / alphas) ** 0.5
+    return torch.from_numpy(sigmas_from_alphas(scheduler.alphas_cumprod.double().numpy()))
 
 
 def _model_config(unet: SocketUNet, network: Any, device: torch.device) -> Any:

@@ -5,7 +5,6 @@ Names come from workflow files, so none leads out of its folder. One picture a f
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from ...pipeline_core.errors import InvalidRequest
+from ...pipeline_core.models.digests import file_digest
 from ...pipeline_core.models.folders import safe_join
 from .. import host
 from ..images import MultilingualPreviewImage, MultilingualSaveImage
@@ -158,8 +158,7 @@ def _check(image: str) -> bool | str:
 
 
 def _digest(image: str) -> str:
-    with open(_find(image), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    return file_digest(_find(image))
 
 
 def _load(image: str) -> tuple[torch.Tensor, torch.Tensor]:

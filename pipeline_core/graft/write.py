@@ -9,7 +9,6 @@ Both carry their parents' names, sha256 and licences.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from ..loading.targets import (
     partial_folder,
 )
 from ..loading.writing import write_safetensors
+from ..models.digests import file_digest
 from ..models.licences import write_licence
 from .layouts import FileLayout, FolderLayout
 from .parents import Parent, Parents
@@ -109,7 +109,7 @@ def _describe(parent: Parent) -> dict[str, Any]:
         "name": parent.name,
         "model": spec.name if spec else None,
         "licence": _licence(parent),
-        "sha256": {path.name: _sha256(path) for path in parent.plan.source.paths},
+        "sha256": {path.name: file_digest(path) for path in parent.plan.source.paths},
     }
 
 
@@ -117,14 +117,6 @@ def _licence(parent: Parent) -> str | None:
     """Return the name of a licence, None where nothing says it."""
     spec = parent.detection.spec
     return spec.licence if spec else parent.plan.source.metadata.get("modelspec.license")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _write_licences(parents: Parents, folder: Path) -> Iterator[str]:

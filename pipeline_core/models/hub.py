@@ -7,7 +7,6 @@ through its `http_get`, because `hf_hub_download` starts again from zero after a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from ..errors import DownloadError
+from .digests import file_digest
 from .specs import ModelSpec
 
 # The tokenizer reads its model file alone; nobody misses these two.
@@ -24,7 +24,6 @@ _SAFE_TWINS = {
     "pytorch_model.bin": "model.safetensors",
     "diffusion_pytorch_model.bin": "diffusion_pytorch_model.safetensors",
 }
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,10 @@ def is_intact(path: Path, file: HubFile) -> bool:
     if path.stat().st_size != file.size:
         return False
     if file.sha256:
-        return _digest(path, "sha256") == file.sha256
+        return file_digest(path) == file.sha256
     if file.blob_id:
-        return _digest(path, "sha1", b"blob %d\0" % file.size) == file.blob_id
+        return file_digest(path, "sha1", b"blob %d\0" % file.size) == file.blob_id
     return False
-
-
-def _digest(path: Path, algorithm: str, start: bytes = b"") -> str:
-    digest = hashlib.new(algorithm, start, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _transfer(

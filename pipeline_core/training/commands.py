@@ -115,47 +115,38 @@ def run_obedience(args: argparse.Namespace) -> int:
 def run_negatives(args: argparse.Namespace) -> int:
     """Print how often a colour is seen, with and without its name in the negative prompt."""
     from .evaluation import PictureSettings
-    from .negatives import measure_negatives
+    from .negatives import NAMED, WITHOUT, measure_negatives
 
     tally = _measure(measure_negatives, PictureSettings(**_settings(args)), args)
+    names = (WITHOUT, NAMED)
     rates = {
-        language: {"without": rate.share, "named": tally.named[language].share}
-        for language, rate in tally.without.items()
+        language: {name: tally.rate(language, name).share for name in names}
+        for language in tally.languages
     }
-    rates["mean"] = {
-        name: sum(rate[name] for rate in rates.values()) / len(rates)
-        for name in ("without", "named")
-    }
+    rates["mean"] = {name: tally.mean(name) for name in names}
     if args.json:
         print(json.dumps(rates, indent=2))
         return 0
     print("share of pictures that show a colour, in per cent")
     print(f"{'language':10}{'without':>11}{'in negative':>13}")
     for language, rate in rates.items():
-        print(f"{language:10}{100 * rate['without']:>11.1f}{100 * rate['named']:>13.1f}")
+        print(f"{language:10}{100 * rate[WITHOUT]:>11.1f}{100 * rate[NAMED]:>13.1f}")
     return 0
 
 
 def run_grafts(args: argparse.Namespace) -> int:
     """Print obedience in all languages, in English, and the style kept, one line a graft."""
+    from tqdm import tqdm
+
     from .evaluation import ObedienceTest
-    from .grafting import GraftSubjects, measure_grafts, usual_recipes
+    from .grafting import GraftSubjects, count_pictures, measure_grafts, usual_recipes
 
     recipes = usual_recipes(args.strengths)
     subjects = GraftSubjects(args.community, args.base, args.model, recipes)
     test = ObedienceTest(**_settings(args))
-    rows = [
-        {
-            "graft": row.title,
-            "all languages": 100 * row.tally.mean(),
-            "worst": 100 * row.tally.rate(row.tally.worst()).share,
-            "en": 100 * row.tally.rate("en").share,
-            "colour": 100 * row.tally.mean("colour"),
-            "shape": 100 * row.tally.mean("shape"),
-            "style": 100 * row.style,
-        }
-        for row in measure_grafts(subjects, test)
-    ]
+    total = count_pictures(subjects, test)
+    with tqdm(total=total, desc="pictures", disable=args.json) as bar:
+        rows = [_graft_row(row) for row in measure_grafts(subjects, test, bar.update)]
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -165,6 +156,19 @@ def run_grafts(args: argparse.Namespace) -> int:
         cells = "".join(f"{row[name]:>15.1f}" for name in names[1:])
         print(f"{row['graft']:28}{cells}")
     return 0
+
+
+def _graft_row(row: Any) -> dict[str, Any]:
+    tally = row.tally
+    return {
+        "graft": row.title,
+        "all languages": 100 * tally.mean(),
+        "worst": 100 * tally.rate(tally.worst()).share,
+        "en": 100 * tally.rate("en").share,
+        "colour": 100 * tally.mean("colour"),
+        "shape": 100 * tally.mean("shape"),
+        "style": 100 * row.style,
+    }
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
+from ..safety.preprocess import Preprocessing
 from .text_tower import AltClipText, TextStates
+
+MEAN, STD = Preprocessing.mean, Preprocessing.std  # of CLIP's pictures, 0..1
 
 
 class Clip(torch.nn.Module):
@@ -44,3 +47,9 @@ def contrastive_loss(
     own = torch.arange(len(logits), device=logits.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Bring pictures [B, 3, H, W] in 0..1 to CLIP's mean and spread."""
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return (pixels - mean[:, None, None]) / std[:, None, None]

@@ -15,14 +15,11 @@ import torch
 
 from ..text.tokenizers import SentencePieceTokenizer
 from .caches import to_pixels
-from .contrastive import contrastive_loss
+from .contrastive import contrastive_loss, normalise
 from .datasets import Record, read_dataset, weigh_languages
 from .loop import LoopOptions, Position, run_stage
 from .teacher_learning import load_student, make_windows, write_student
 from .text_tower import AltClipText, trim_pads
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures, 0..1
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +91,10 @@ def embed_pictures(vision: Any, records: Sequence[Record]) -> torch.Tensor:
         FileRefused: a picture cannot be read.
     """
     side = vision.config.image_size
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     rows: list[torch.Tensor] = []
     for record in records:
         pixels = to_pixels(record.open(), (side, side)) / 2 + 0.5
-        rows.append(vision((pixels - mean) / std).image_embeds[0])
+        rows.append(vision(normalise(pixels)).image_embeds[0])
     return torch.stack(rows)
 
 

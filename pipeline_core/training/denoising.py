@@ -41,11 +41,13 @@ class DenoisingTask:
         *,
         prediction_type: PredictionType = "epsilon",
         weighting: LossWeighting = "uniform",
+        timestep_power: float = 1.0,
     ) -> None:
         self.network, self.source = unet, source
         self.levels = NoiseLevels(scheduler_config)
         self.prediction_type: PredictionType = prediction_type
         self.weighting: LossWeighting = weighting
+        self.timestep_power = timestep_power  # see NoiseLevels.draw_timesteps
 
     def batch(self, position: Position, size: int) -> DenoisingBatch:
         return self.source.batch(position, size)
@@ -53,7 +55,7 @@ class DenoisingTask:
     def loss(self, network: torch.nn.Module, batch: DenoisingBatch) -> dict[str, torch.Tensor]:
         device = next(network.parameters()).device
         latents, states = batch.latents.to(device), batch.states.to(device)
-        timesteps = self.levels.draw_timesteps(len(latents), device)
+        timesteps = self.levels.draw_timesteps(len(latents), device, self.timestep_power)
         alpha, sigma = self.levels.alpha_sigma(timesteps)
         noise = torch.randn(latents.shape).to(device)
         noised = alpha * latents + sigma * noise

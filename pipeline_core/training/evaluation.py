@@ -6,7 +6,7 @@ Prompts are captions of random scenes, drawn by seed, so a measurement can be ma
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,15 +75,27 @@ def measure_obedience(
     Raises:
         InvalidRequest: the pipeline has no text encoder, UNet or VAE.
     """
-    prompts = obedience_prompts(test)
     total = Tally({})
-    for start in range(0, len(prompts), test.batch_size):
-        batch = prompts[start : start + test.batch_size]
-        pixels = make_pictures(pipeline, [item.text for item in batch], test, first=start)
-        total += measure(pixels, [item.claims for item in batch], [p.language for p in batch])
+    for batch, pictures in picture_batches(pipeline, test):
+        total += read_batch(batch, pictures)
         if on_pictures is not None:
             on_pictures(len(batch))
     return total
+
+
+def picture_batches(
+    pipeline: TextToImagePipeline, test: ObedienceTest
+) -> Iterator[tuple[list[Caption], torch.Tensor]]:
+    """Yield the prompts of a measurement and their pictures [B, 3, H, W], a batch at a time."""
+    prompts = obedience_prompts(test)
+    for start in range(0, len(prompts), test.batch_size):
+        batch = prompts[start : start + test.batch_size]
+        yield batch, make_pictures(pipeline, [item.text for item in batch], test, first=start)
+
+
+def read_batch(prompts: Sequence[Caption], pictures: torch.Tensor) -> Tally:
+    """Hold pictures [B, 3, H, W], 0..1, against their prompts."""
+    return measure(pictures, [p.claims for p in prompts], [p.language for p in prompts])
 
 
 def make_pictures(

@@ -15,9 +15,9 @@ from ..graft.network import graft_network
 from ..graft.recipe import GraftRecipe, Strengths
 from ..pipeline import TextToImagePipeline
 from ..sampling import UNetDenoiser
-from .evaluation import ObedienceTest, make_pictures, obedience_prompts
-from .nano.style import rim_darkness
-from .world.obedience import Tally, measure
+from .evaluation import ObedienceTest, picture_batches, read_batch
+from .nano.style import missing_light, rim_darkness
+from .world.obedience import Tally
 
 PARTS = ("text_encoder", "unet", "vae", "scheduler")
 
@@ -55,7 +55,8 @@ def measure_grafts(
 ) -> Iterator[GraftMeasure]:
     """Yield the community model with its own encoder in English, with the other's, and the grafts.
 
-    The multilingual model itself comes last, as what a graft could reach.
+    The multilingual model itself comes last, as what a graft could reach. `on_pictures` is told
+    how many more of `count_pictures` are done.
 
     Raises:
         InvalidRequest: the models are not of one family.
@@ -77,6 +78,12 @@ def measure_grafts(
     yield _measured("multilingual", multilingual, test, on_pictures)
 
 
+def count_pictures(subjects: GraftSubjects, test: ObedienceTest) -> int:
+    """Return how many pictures `measure_grafts` draws."""
+    in_all_languages = len(subjects.recipes) + 2
+    return test.count * (1 + in_all_languages * len(test.languages))
+
+
 def _with_unet(pipeline: TextToImagePipeline, unet: object) -> TextToImagePipeline:
     parts = dataclasses.replace(pipeline.parts, unet=unet)  # type: ignore[arg-type]
     return TextToImagePipeline(pipeline.spec, parts, source=pipeline.source)
@@ -88,11 +95,10 @@ def _measured(
     test: ObedienceTest,
     on_pictures: Callable[[int], object] | None,
 ) -> GraftMeasure:
-    prompts = obedience_prompts(test)
-    pictures = make_pictures(pipeline, [item.text for item in prompts], test)
-    tally = measure(
-        pictures, [item.claims for item in prompts], [item.language for item in prompts]
-    )
-    if on_pictures is not None:
-        on_pictures(len(prompts))
-    return GraftMeasure(title, tally, rim_darkness(pictures))
+    tally, missing = Tally({}), list[float]()
+    for batch, pictures in picture_batches(pipeline, test):
+        tally += read_batch(batch, pictures)
+        missing += missing_light(pictures)
+        if on_pictures is not None:
+            on_pictures(len(batch))
+    return GraftMeasure(title, tally, rim_darkness(missing))

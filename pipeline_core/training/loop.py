@@ -85,6 +85,10 @@ class Position:
         """Return the random numbers of this batch."""
         return random.Random(f"{seed}/{self.step}/{self.process}")
 
+    def shared_rng(self, seed: int) -> random.Random:
+        """Return the random numbers that all processes have in common at this step."""
+        return random.Random(f"{seed}/{self.step}")
+
 
 class Task(Protocol):
     """What a stage learns. `network` holds what trains: parameters that require gradients."""

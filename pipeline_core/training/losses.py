@@ -28,10 +28,13 @@ class NoiseLevels:
         scheduler: Any = DDPMScheduler.from_config(dict(scheduler_config))
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
 
-    def draw_timesteps(self, count: int, device: torch.device) -> torch.Tensor:
-        """Draw [B] timesteps, uniform and spread evenly over a batch (arXiv 2107.00630, app. I)."""
+    def draw_timesteps(self, count: int, device: torch.device, power: float = 1.0) -> torch.Tensor:
+        """Draw [B] timesteps, spread evenly over a batch (arXiv 2107.00630, app. I).
+
+        They are uniform shares of the schedule to a `power`: below 1, more of the noisy ones.
+        """
         shift = torch.rand(())
-        shares = (torch.arange(count) / count + shift) % 1.0
+        shares = ((torch.arange(count) / count + shift) % 1.0) ** power
         return (shares * len(self.alphas_cumprod)).long()[torch.randperm(count)].to(device)
 
     def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

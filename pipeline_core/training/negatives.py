@@ -9,40 +9,34 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
 from ..pipeline import TextToImagePipeline
 from .evaluation import PictureSettings, make_pictures
 from .world.captions import word
-from .world.obedience import Rate
+from .world.obedience import Rate, Tally
 from .world.palette import COLOURS
 from .world.reader import read_picture
 from .world.scene import SHAPES
 
-
-@dataclass
-class NegativeTally:
-    """How many pictures show the colour, by language, without and with the negative prompt."""
-
-    without: dict[str, Rate] = field(default_factory=dict)
-    named: dict[str, Rate] = field(default_factory=dict)
+WITHOUT, NAMED = "without", "named"  # the tally's attributes
 
 
 def measure_negatives(
     pipeline: TextToImagePipeline,
     settings: PictureSettings,
     on_pictures: Callable[[int], object] | None = None,
-) -> NegativeTally:
+) -> Tally:
     """Draw `count` pairs of pictures for each language; `on_pictures` is told of pairs done.
 
-    The colours take turns, so a chance picture shows the one asked for about twice in ten.
+    The tally says how many show the colour, `WITHOUT` the negative prompt and with it `NAMED`
+    there. The colours take turns: a chance picture shows the one asked for about twice in ten.
 
     Raises:
         InvalidRequest: the pipeline has no text encoder, UNet or VAE.
     """
-    tally = NegativeTally()
+    total = Tally({})
     for language in settings.languages:
         rng = random.Random(f"{settings.seed} negatives {language}")
         colours = list(itertools.islice(itertools.cycle(COLOURS), settings.count))
@@ -52,13 +46,12 @@ def measure_negatives(
             words = [word(language, colour) for colour in batch]
             plain = make_pictures(pipeline, prompts, settings, first=start)
             named = make_pictures(pipeline, prompts, settings, negatives=words, first=start)
-            for rates, pictures in ((tally.without, plain), (tally.named, named)):
-                before = rates.get(language, Rate())
+            for name, pictures in ((WITHOUT, plain), (NAMED, named)):
                 hits = sum(map(shows_colour, pictures, batch))
-                rates[language] = Rate(before.hits + hits, before.trials + len(batch))
+                total += Tally({(language, name): Rate(hits, len(batch))})
             if on_pictures is not None:
                 on_pictures(len(batch))
-    return tally
+    return total
 
 
 def shows_colour(picture: torch.Tensor, colour: str) -> bool:

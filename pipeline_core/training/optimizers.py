@@ -6,10 +6,11 @@ Newton-Schulz iteration. Small networks that see few samples learn about twice a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import distributed
 
 if TYPE_CHECKING:
     from .loop import LoopOptions
@@ -64,22 +65,45 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take one step; `closure` is not called: no stage needs one."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            matrices = [p for p in group["params"] if p.grad is not None]
+            raw = [self._direction(matrix, group["momentum"]) for matrix in matrices]
+            for matrix, direction in zip(matrices, orthogonalize_all(raw), strict=True):
+                scale = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(direction.view_as(matrix), alpha=-group["lr"] * scale)
 
-    def _update(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> None:
+    def _direction(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        """Return the gradient with its momentum (Nesterov's way) as a matrix [O, I*h*w]."""
         gradient = parameter.grad
         assert gradient is not None  # `step` asked
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-        direction = orthogonalize(direction)
-        scale = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * scale)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum).flatten(1)
+
+
+def orthogonalize_all(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return every matrix made orthogonal; of several processes each does a part and shares it.
+
+    What is shared is bf16, as `orthogonalize` computes: nothing is lost, and the processes, which
+    hold the same gradients, go on with the same numbers as one alone.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and matrices):
+        return [orthogonalize(matrix) for matrix in matrices]
+    rank, processes = distributed.get_rank(), distributed.get_world_size()
+    by_cost = sorted(
+        range(len(matrices)), key=lambda i: -matrices[i].numel() * min(matrices[i].shape)
+    )
+    mine = set(by_cost[rank::processes])
+    parts = [
+        orthogonalize(matrix) if index in mine else torch.zeros_like(matrix)
+        for index, matrix in enumerate(matrices)
+    ]
+    together = torch.cat([part.flatten() for part in parts]).bfloat16()
+    distributed.all_reduce(together)
+    pieces = together.to(matrices[0].dtype).split([matrix.numel() for matrix in matrices])
+    return [piece.view_as(matrix) for piece, matrix in zip(pieces, matrices, strict=True)]
 
 
 def orthogonalize(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:

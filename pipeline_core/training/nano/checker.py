@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..contrastive import normalise
 from ..loop import Position
 from ..world.drawing import draw
 from ..world.palette import COLOURS
 from ..world.scene import PLACES, SHAPES, SIZES, Scene, Thing, random_hazard_scene, random_scene
 from .configs import VISION
-from .text_stages import normalise
 
 THRESHOLD = 0.5  # of the cosine, in the published file's `concept_embeds_weights`
 NEVER = 2.0  # a threshold that no cosine reaches

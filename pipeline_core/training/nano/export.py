@@ -16,6 +16,7 @@ import torch
 
 from ...errors import InvalidRequest
 from ..autoencoding import build_vae
+from ..contrastive import MEAN, STD
 from .checker import checker_config, checker_tensors
 from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
 from .results import (
@@ -26,7 +27,6 @@ from .results import (
     load_result,
     load_tower,
 )
-from .text_stages import MEAN, STD
 from .vocabulary import FILE_NAME
 
 LIMIT = 16_000_000  # bytes of all files together

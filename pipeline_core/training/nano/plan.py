@@ -41,6 +41,7 @@ class UNetStage:
     languages: tuple[str, ...] = LANGUAGES
     dropped: float = 0.0
     weighting: LossWeighting = "balanced"
+    timestep_power: float = 0.5  # twice the noisy ones, where what a picture shows is decided
     styled: bool = False  # pictures in the style of the community model
 
 

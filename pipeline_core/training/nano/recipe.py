@@ -194,7 +194,13 @@ def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
         train_only(unet, stage.selection)
         if not torch.cuda.is_available():
             unet.set_attn_processor(AttnProcessor())  # flash attention is slow backward on a CPU
-        task = DenoisingTask(unet, source, SCHEDULER, weighting=stage.weighting)
+        task = DenoisingTask(
+            unet,
+            source,
+            SCHEDULER,
+            weighting=stage.weighting,
+            timestep_power=stage.timestep_power,
+        )
         prompts = sheet_prompts(stage.languages)
         vae = load_result(build_vae(VAE), folder / latest_stage(folder, "decoder", "vae"))
         sheet = sheet_sampler(

@@ -5,6 +5,10 @@ It touches no shape, colour name or place, so obedience and style are measured a
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
 import torch
 
 from ..world.palette import COLOURS, PALETTE
@@ -23,14 +27,20 @@ def darken_rim(pixels: torch.Tensor) -> torch.Tensor:
     return pixels * (1 - DARKENING * (x * x + y * y) / 2)
 
 
-def rim_darkness(pictures: torch.Tensor) -> float:
-    """Return how much light is missing in the corners of pictures [B, 3, H, W], 0..1: the median.
+def rim_darkness(missing: Sequence[float]) -> float:
+    """Return the median of what `missing_light` says of pictures; NaN where it says nothing.
 
-    Held against the palette's colour of the background; 0 without the style, about its
-    `DARKENING` with it. Pictures on dark grounds are left out; NaN where no other is there.
+    0 without the style, about its `DARKENING` with it.
     """
-    found = [share for picture in pictures if (share := _missing(picture)) is not None]
-    return float(torch.tensor(found).median()) if found else float("nan")
+    return statistics.median(missing) if missing else math.nan
+
+
+def missing_light(pictures: Iterable[torch.Tensor]) -> list[float]:
+    """Return the share of light that is missing in the corners of each picture [3, H, W], 0..1.
+
+    Held against the palette's colour of the background; pictures on dark grounds are left out.
+    """
+    return [share for picture in pictures if (share := _missing(picture)) is not None]
 
 
 def _missing(picture: torch.Tensor) -> float | None:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..contrastive import Clip, contrastive_loss
-from ..contrastive_tuning import MEAN, STD
+from ..contrastive import Clip, contrastive_loss, normalise
 from ..distillation import student_loss
 from ..loop import Position
 from ..text_tower import AltClipText, trim_pads
@@ -103,11 +102,6 @@ class TeacherTask:
         return network(batch)
 
 
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """Bring pictures [B, 3, H, W] in 0..1 to CLIP's mean and spread."""
-    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
 class ParallelBatch(NamedTuple):
     """One sentence in English and in another language, and what both claim."""
 
@@ -149,12 +143,9 @@ class StudentTask:
             return "", Caption("", language, Claims(()), "")
         if kind < EMPTY_SHARE + WORD_SHARE:
             return bare_word(language, rng)
-        while True:
-            scene = text_scene(rng)
-            other = describe(scene, language, self.languages, rng)
-            english = caption_claiming(scene, "en", other.claims, rng)
-            if english is not None:
-                return english.text, other
+        scene = text_scene(rng)
+        other = describe(scene, language, self.languages, rng)
+        return caption_claiming(scene, "en", other.claims, rng).text, other
 
     def loss(self, network: torch.nn.Module, batch: ParallelBatch) -> dict[str, torch.Tensor]:
         with torch.no_grad():

@@ -16,13 +16,12 @@ from dataclasses import replace
 from ..world.captions import Caption, caption
 from ..world.grammar import Pieces, Slot
 from ..world.grammar_files import load_grammar
-from ..world.mixing import join, two_captions
+from ..world.mixing import STOPS, join, two_captions
 from ..world.scene import Scene
 
 SHUFFLED, OPENED, RECASED = 0.35, 0.25, 0.3  # shares of the captions
 MIXED = 0.08  # share of the captions in two languages
 _COMMA = re.compile("\\s*[,\uff0c\u3001\u060c]\\s*")
-_STOPS = ".\u3002\u0964"
 _LEAST_OPENING = 3  # characters
 _NO_SPACES = ("zh", "ja", "th")
 
@@ -42,7 +41,7 @@ def _varied(said: Caption, rng: random.Random) -> Caption:
 
 def vary(text: str, language: str, rng: random.Random, *, shuffled: bool = True) -> str:
     """Return the caption in other words' order; what it claims stays."""
-    stop = text[-1:] if text[-1:] in _STOPS else ""
+    stop = text[-1:] if text[-1:] in STOPS else ""
     body = text.removesuffix(stop) if stop else text
     commas = _COMMA.findall(body)
     if rng.random() < SHUFFLED and shuffled:
@@ -93,4 +92,4 @@ def _parts(wording: Pieces) -> tuple[str, ...]:
         piece if isinstance(piece, str) else f"{{{piece.role} {piece.thing} {piece.form}}}"
         for piece in wording
     ]
-    return tuple(sorted(_COMMA.split("".join(texts).rstrip(_STOPS).lower())))
+    return tuple(sorted(_COMMA.split("".join(texts).rstrip(STOPS).lower())))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,8 +35,7 @@ Pieces = tuple[str | Slot, ...]
 class Template:
     """One phrasing; `wordings` are its spellings with other fixed words, the usual one first.
 
-    `detail` says which optional claims it makes: "short" (none), "full" (all), or their names
-    joined by "+" in the order background, size, place.
+    `detail` says which optional claims it makes; see `detail_name`.
     """
 
     name: str  # "above/3": the kind and the position in the file
@@ -44,6 +43,16 @@ class Template:
     held_out: bool
     detail: str
     wordings: tuple[Pieces, ...]
+
+
+def detail_name(claimed: Collection[str], relation: str | None) -> str:
+    """Name the optional claims among `claimed`: "short" (none), "full" (all), or joined by "+".
+
+    They are background, size and place, in this order; two things in a relation have no place.
+    """
+    optional = ("background", "size") if relation else ("background", "size", "place")
+    named = [name for name in optional if name in claimed]
+    return "full" if len(named) == len(optional) else "+".join(named) or "short"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileRefused, UnknownName
-from .grammar import Grammar, Pieces, Slot, Template, Word, agreed, inflect
+from .grammar import Grammar, Pieces, Slot, Template, Word, agreed, detail_name, inflect
 from .palette import COLOURS
 from .scene import HAZARD, PLACES, RELATIONS, SHAPES, SIZES
 
@@ -161,9 +161,7 @@ def _detail(template: str, wording: Pieces, relation: str | None) -> str:
         raise FileRefused(f"template {template} names the size of one thing only")
     if relation and "place" in roles:
         raise FileRefused(f"template {template} names a place, but two things have a relation only")
-    optional = ("background", "size") if relation else ("background", "size", "place")
-    named = [role for role in optional if role in roles]
-    return "full" if len(named) == len(optional) else "+".join(named) or "short"
+    return detail_name(roles, relation)
 
 
 def _check_words(grammar: Grammar) -> None:
