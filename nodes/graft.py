@@ -72,6 +72,14 @@ def share_inputs() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def graft_inputs(**community: Any) -> dict[str, Any]:
+    """Return the inputs of a graft into `community`: the name of its socket, and the socket."""
+    return {
+        "required": {**community, "multilingual": MULTILINGUAL_INPUT, **recipe_inputs()},
+        "optional": {"base": BASE_INPUT, **share_inputs(), "keep_lora": KEEP_LORA_INPUT},
+    }
+
+
 def make_recipe(mode: GraftMode, strength: float, shares: dict[str, float]) -> GraftRecipe:
     """Return what the widgets say."""
     return GraftRecipe(mode, Strengths.of(strength, **shares))
@@ -108,18 +116,7 @@ class MultilingualGraft:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         unet = {"tooltip": "The community's UNet, with its LoRAs: it gives style and subjects."}
-        return {
-            "required": {
-                "unet": (UNET, unet),
-                "multilingual": MULTILINGUAL_INPUT,
-                **recipe_inputs(),
-            },
-            "optional": {
-                "base": BASE_INPUT,
-                **share_inputs(),
-                "keep_lora": KEEP_LORA_INPUT,
-            },
-        }
+        return graft_inputs(unet=(UNET, unet))
 
     def execute(
         self,

@@ -18,15 +18,11 @@ from ...pipeline_core.errors import InvalidRequest
 from ...pipeline_core.graft.recipe import GraftMode, GraftRecipe, kind_of
 from ...pipeline_core.loading.keys_unet import ldm_name
 from ..graft import (
-    BASE_INPUT,
     CLIP_WEIGHT_INPUT,
-    KEEP_LORA_INPUT,
-    MULTILINGUAL_INPUT,
     check_predictions,
     describe,
+    graft_inputs,
     make_recipe,
-    recipe_inputs,
-    share_inputs,
 )
 from ..sockets import SocketUNet
 
@@ -54,18 +50,7 @@ class MultilingualGraftToModel:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         model = {"tooltip": "The community checkpoint of Load Checkpoint, with its LoRAs."}
-        return {
-            "required": {
-                "model": ("MODEL", model),
-                "multilingual": MULTILINGUAL_INPUT,
-                **recipe_inputs(),
-            },
-            "optional": {
-                "base": BASE_INPUT,
-                **share_inputs(),
-                "keep_lora": KEEP_LORA_INPUT,
-            },
-        }
+        return graft_inputs(model=("MODEL", model))
 
     def execute(
         self,
