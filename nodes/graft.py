@@ -142,8 +142,9 @@ class MultilingualGraft:
             device=unet.rest,
         )
         source = f"{unet.source} + {multilingual.source}"
-        result = dataclasses.replace(unet.with_part(grafted), source=source, grafted=True)
         names = [name for name, _ in unet.need().network.named_parameters()]
+        changed = unet.grafted or any(map(recipe.strength_of, names))
+        result = dataclasses.replace(unet.with_part(grafted), source=source, grafted=changed)
         return result, "\n".join([describe(recipe, names), *lines])
 
 

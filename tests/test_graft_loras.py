@@ -85,10 +85,9 @@ def lora_node(unet: Any, name: str = "style.safetensors") -> tuple[Any, str]:
 
 
 def graft_node(unet: Any, **options: Any) -> tuple[Any, str]:
-    return graphs.call(
-        "MultilingualGraft",
-        unet=unet, multilingual=unet_node("multilingual"), mode="replace-kv", **options,
-    )  # fmt: skip
+    options = {"mode": "replace-kv", **options}
+    multilingual = unet_node("multilingual")
+    return graphs.call("MultilingualGraft", unet=unet, multilingual=multilingual, **options)
 
 
 def test_before_and_after_the_graft_are_the_same(root: Path) -> None:
@@ -114,6 +113,21 @@ def test_what_is_kept(root: Path) -> None:
     after, report = lora_node(plain, "ours.safetensors")
     assert "LoRA" not in lines and report == "ours.safetensors at 1: 4 layers changed"
     assert changed(before.part, plain.part) == changed(after.part, plain.part) == set(LORA_LAYERS)
+
+
+def test_where_nothing_is_grafted_a_lora_stays_whole(root: Path) -> None:
+    """At strength 0 all of it; with the down blocks left out what it changes there."""
+    with_lora, _ = lora_node(unet_node("community"))
+    for options in ({"strength": 0.0}, {"down": 0.0}):
+        found, lines = graft_node(with_lora, **options)
+        assert not changed(found.part, with_lora.part) and "LoRA" not in lines
+    assert not graft_node(with_lora, strength=0.0)[0].grafted
+
+
+def test_a_query_keeps_its_lora_when_the_graft_takes_it_too(root: Path) -> None:
+    community = unet_node("community")
+    found, _ = graft_node(lora_node(community)[0], mode="replace-attn2")
+    assert changed(found.part, graft_node(community, mode="replace-attn2")[0].part) == set(OTHERS)
 
 
 def test_sockets_remember_the_graft(root: Path) -> None:

@@ -1,11 +1,22 @@
-"""Training in several processes: the same sizes at each step, and what Muon shares out."""
+"""Training in several processes: sizes of a step, what Muon shares out, all stages of nano."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
-from multilingual_diffusion.pipeline_core.training.loop import Position
+from multilingual_diffusion.pipeline_core.training.loop import HISTORY, Position, read_history
+from multilingual_diffusion.pipeline_core.training.nano import export as export_room
+from multilingual_diffusion.pipeline_core.training.nano.results import result_name
+from multilingual_diffusion.pipeline_core.training.nano.stage_names import STAGES
+from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
 from multilingual_diffusion.pipeline_core.training.optimizers import (
     Muon,
     orthogonalize,
@@ -13,6 +24,7 @@ from multilingual_diffusion.pipeline_core.training.optimizers import (
 )
 from torch import distributed, multiprocessing
 
+TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
 SHAPES = ((8, 24), (24, 8), (16, 16), (4, 6), (32, 9))
 
 
@@ -63,3 +75,40 @@ def test_what_all_processes_share_changes_with_the_step_alone() -> None:
     assert values[0, 0] == values[0, 1]
     assert values[1, 0] == values[1, 1]
     assert values[0, 0] != values[1, 0]
+
+
+def test_two_processes_make_nano_together(tmp_path: Path) -> None:
+    """Every stage takes a step or two, as with `torchrun --nproc-per-node 2`."""
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copyfile(TOKENIZER, tmp_path / "tokenizer" / FILE_NAME)
+    loop = {"steps": 2, "batch_size": 2, "sample_every": 0}
+    plan = {name: loop for name in ("vae", "decoder", "teacher", "teacher_learning", "checker")}
+    plan |= {name: {**loop, "pictures": 40} for name in ("base", "concept_alignment")}
+    plan |= {name: {**loop, "pictures": 40} for name in ("quality", "guidance")}
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    command = ["-m", "multilingual_diffusion", "train", "nano", "--folder", ".", "--threads", "1"]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command, "--plan", "plan.json"],
+            cwd=tmp_path,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(600) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    done = {stage for stage in STAGES if (tmp_path / stage / result_name(stage)).is_file()}
+    assert done == set(STAGES)
+    losses = [line["loss"] for line in read_history(tmp_path / "guidance" / HISTORY)]
+    assert losses and all(map(math.isfinite, losses))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

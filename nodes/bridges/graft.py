@@ -149,6 +149,8 @@ def graft_model(
         for name in chosen
     }
     patched.add_patches(patches)
+    for key in patches:
+        _before_loras(patched.patches[key])
     return patched, lines
 
 
@@ -191,6 +193,15 @@ def _drop_loras(patched: Any, keys: Iterable[str]) -> list[str]:
     return [
         f"LoRAs: their changes of {dropped} keys and values are left out (learned on CLIP's tokens)"
     ]
+
+
+def _before_loras(patches: list[Any]) -> None:
+    """Move a weight's last patch, the graft, before the LoRAs that precede it: they lie on top."""
+    graft = patches.pop()
+    place = len(patches)
+    while place and _is_lora(patches[place - 1]):
+        place -= 1
+    patches.insert(place, graft)
 
 
 def _is_lora(patch: Sequence[Any]) -> bool:

@@ -6,7 +6,7 @@ A layer's change is scale * up @ down (LoCon: up . mid . down), computed in floa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,13 @@ class Lora:
             for reason, names in self.skipped.items()
         ]
 
-    def on_graft(self) -> Lora:
+    def on_graft(self, grafted: Callable[[str], bool] = reads_text) -> Lora:
         """Return what of it means something on a UNet with a grafted cross-attention.
 
-        Keys and values that were learned on CLIP's tokens are left out; those of our own trainer
-        learned on a multilingual text encoder's.
+        Keys and values that were learned on CLIP's tokens are left out, or those of them that are
+        `grafted`; those of our own trainer learned on a multilingual text encoder's.
         """
-        lost = [layer for layer in self.layers if reads_text(layer.target)]
+        lost = [item for item in self.layers if reads_text(item.target) and grafted(item.target)]
         if OWN_NOTE in self.source.metadata or not lost:
             return self
         names = [name for layer in lost for name in (layer.up, layer.down, layer.mid) if name]

@@ -28,8 +28,8 @@ def graft_denoiser(
 ) -> tuple[UNetDenoiser, list[str]]:
     """Graft under the LoRAs that the community's UNet may have, and put them on again.
 
-    Their changes of keys and values are left out unless `keep_lora`. Returns the UNet, and a line
-    for each LoRA that lost something.
+    Their changes of the keys and values that are grafted are left out unless `keep_lora`.
+    Returns the UNet, and a line for each LoRA that lost something.
 
     Raises:
         InvalidRequest, NonFiniteResult: see `graft_network`.
@@ -38,7 +38,7 @@ def graft_denoiser(
     if isinstance(community, LoraDenoiser):
         plain, loras = community.base, community.loras
     network = graft_network(plain.network, multilingual, base, recipe, device=device)
-    kept = loras if keep_lora else tuple(map(_on_graft, loras))
+    kept = loras if keep_lora else tuple(_on_graft(lora, recipe) for lora in loras)
     lines = [
         f"LoRA {before.lora.name}: {lost} of {len(before.lora.layers)} layers left out "
         "(keys and values learned on CLIP's tokens)"
@@ -48,5 +48,6 @@ def graft_denoiser(
     return apply_loras(UNetDenoiser(network), kept, device=device), lines
 
 
-def _on_graft(applied: AppliedLora) -> AppliedLora:
-    return dataclasses.replace(applied, lora=applied.lora.on_graft())
+def _on_graft(applied: AppliedLora, recipe: GraftRecipe) -> AppliedLora:
+    lora = applied.lora.on_graft(lambda name: recipe.strength_of(name) > 0)
+    return dataclasses.replace(applied, lora=lora)

@@ -20,10 +20,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ..errors import InvalidRequest, MissingDependency
+from ..errors import InvalidRequest
 from .average import Average
 from .checkpoints import read_checkpoint, write_checkpoint
 from .optimizers import OptimizerName, make_optimizers
+from .processes import load_accelerate
 
 _log = logging.getLogger("multilingual_diffusion")
 
@@ -129,7 +130,7 @@ def run_stage(
         MissingDependency: accelerate is not installed.
         InvalidRequest: nothing in the network trains, or the checkpoint is of another run.
     """
-    accelerator = _make_accelerator(options)
+    accelerator = load_accelerate().Accelerator(mixed_precision=options.mixed_precision)
     folder.mkdir(parents=True, exist_ok=True)
     trained = {n: p for n, p in task.network.named_parameters() if p.requires_grad}
     if not trained:
@@ -155,16 +156,6 @@ def run_stage(
     accelerator.wait_for_everyone()
     task.network.train(False)
     return average
-
-
-def _make_accelerator(options: LoopOptions) -> Any:
-    try:
-        from accelerate import Accelerator
-    except ImportError as exc:
-        raise MissingDependency(
-            'training needs accelerate: pip install "comfyui-multilingual-diffusion[train]"'
-        ) from exc
-    return Accelerator(mixed_precision=options.mixed_precision)
 
 
 def _step(

@@ -30,6 +30,7 @@ import nodes
 
 SEED, STEPS, CFG = 7, 4, 5.0
 K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q"
 FF = "down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2"
 FAMILIES: tuple[Family, ...] = ("sd1", "sd2")
 
@@ -49,7 +50,7 @@ def make_models(folder: Path) -> None:
             unet_tensors(family, "multilingual"), null_checkers=True,
         )  # fmt: skip
         tensors = {}
-        for number, layer in enumerate((K, FF)):
+        for number, layer in enumerate((K, Q, FF)):
             out, inner = unet_tensors(family, "base")[f"{layer}.weight"].shape
             name = f"lora_unet_{layer.replace('.', '_')}"
             tensors[f"{name}.lora_down.weight"] = draw(2, inner, seed=number)
@@ -201,7 +202,15 @@ def loras(family: Family) -> dict[str, Any]:
     kept, silent = call("MultilingualGraftToModel", model=with_lora, keep_lora=True, **given)
     plain, _ = call("MultilingualGraftToModel", model=model, **given)
     weights = [patched_weights(each) for each in (off, kept, plain, with_lora)]
-    key, feed = (next(iter(ldm_unet({f"{name}.weight": torch.zeros(1)}))) for name in (K, FF))
+    names = {
+        layer: next(iter(ldm_unet({f"{layer}.weight": torch.zeros(1)}))) for layer in (K, Q, FF)
+    }
+    key, query, feed = names.values()
+    attn2 = {**given, "mode": "replace-attn2"}
+    whole, _ = call("MultilingualGraftToModel", model=with_lora, **attn2)
+    loader = {"lora_name": f"{family}.safetensors", "strength": 1.0}
+    own_lora, _ = call("MultilingualLoraLoader", unet=community, **loader)
+    ours = call("MultilingualGraft", unet=own_lora, **attn2)[0].need().network.state_dict()
     thai, nothing, clip = (conditioning(family, seed) for seed in range(3))
     sides = [
         call("MultilingualDualConditioning", conditioning=own, clip_conditioning=clip)[0]
@@ -218,6 +227,7 @@ def loras(family: Family) -> dict[str, Any]:
         "key is the plain graft's": torch.equal(weights[0][key], weights[2][key]),
         "kept key differs": not torch.equal(weights[1][key], weights[0][key]),
         "the rest of the LoRA stays": torch.equal(weights[0][feed], weights[3][feed]),
+        "queries as in our own graft": units(patched_weights(whole)[query], ours[f"{Q}.weight"]),
         "and does something": not torch.equal(weights[0][feed], weights[2][feed]),
         "original has the LoRA": units(originals[key], weights[3][key]),
         "trigger word changes": difference(triggered, untriggered),

@@ -19,6 +19,7 @@ from ...errors import UnknownName
 from ..autoencoding import AutoencodingTask, build_vae, psnr, scale_latents
 from ..denoising import DenoisingTask
 from ..loop import LoopOptions, Position, Sampler, run_stage
+from ..processes import run_once
 from ..selection import train_only
 from ..sheets import sheet_sampler
 from ..world.captions import LANGUAGES, caption
@@ -28,7 +29,6 @@ from .configs import NATIVE_SIZE, SCHEDULER, VAE
 from .pictures import CropMaker
 from .plan import NanoPlan, UNetStage
 from .results import (
-    RESULT,
     build_teacher,
     build_unet,
     latest_stage,
@@ -36,6 +36,7 @@ from .results import (
     load_tower,
     result_name,
     save_result,
+    write_result,
 )
 from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
 from .stage_names import COMMUNITY_STAGES, STAGES
@@ -70,7 +71,7 @@ def train_nano(
 
 
 def _run_tokenizer(folder: Path, plan: NanoPlan) -> None:
-    write_tokenizer(folder / "tokenizer")
+    run_once(lambda: write_tokenizer(folder / "tokenizer"))
 
 
 def _run_vae(folder: Path, plan: NanoPlan) -> None:
@@ -152,11 +153,12 @@ def _finish(
 
 
 def _run_latents(folder: Path, plan: NanoPlan) -> None:
-    from safetensors.torch import save_file
+    def encode() -> None:
+        buckets = load_buckets(folder, plan.quality.pictures)
+        counts = {f"{h}x{w}": torch.tensor(len(b.scenes)) for (h, w), b in buckets.items()}
+        write_result(counts, folder / "latents")
 
-    buckets = load_buckets(folder, plan.quality.pictures)
-    counts = {f"{h}x{w}": torch.tensor(len(b.scenes)) for (h, w), b in buckets.items()}
-    save_file(counts, folder / "latents" / RESULT)
+    run_once(encode)
 
 
 def load_buckets(
@@ -184,6 +186,7 @@ def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
         unet = build_unet()
         if before is not None:
             load_result(unet, folder / before)
+        run_once(lambda: load_buckets(folder, stage.pictures, styled=stage.styled))  # encodes
         source = WorldSource(
             load_buckets(folder, stage.pictures, styled=stage.styled),
             load_tower(folder, stage.encoder),

@@ -10,6 +10,7 @@ import torch
 from ...errors import ModelNotFound
 from ..contrastive import Clip
 from ..loop import CHECKPOINT
+from ..processes import run_once
 from ..text_tower import AltClipText
 from .checker import HazardNetwork
 from .claims import ClaimReader
@@ -27,15 +28,21 @@ def result_name(stage: str) -> str:
 
 
 def save_result(network: torch.nn.Module, folder: Path) -> None:
-    """Write a stage's weights, the averages in place, beside its checkpoint (the first process)."""
-    from accelerate import PartialState
+    """Write a stage's weights, the averages in place, beside its checkpoint; once."""
+
+    def write() -> None:
+        state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+        write_result(state, folder)
+
+    run_once(write)
+
+
+def write_result(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write what makes a stage a finished one."""
     from safetensors.torch import save_file
 
-    if not PartialState().is_main_process:
-        return
-    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     temporary = folder / "result.incomplete"
-    save_file(state, temporary)
+    save_file(tensors, temporary)
     temporary.rename(folder / RESULT)
 
 
