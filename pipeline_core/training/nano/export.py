@@ -21,7 +21,6 @@ from .checker import checker_config, checker_tensors
 from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
 from .results import (
     build_unet,
-    latest_stage,
     latest_unet,
     load_checker,
     load_result,
@@ -68,7 +67,7 @@ def export_run(folder: Path, target: Path, stage: str | None = None) -> int:
         tokenizer=folder / "tokenizer" / FILE_NAME,
         text=load_tower(folder, "teacher-learning" if own else "teacher"),
         unet=latest_unet(folder) if own else load_result(build_unet(), folder / stage),
-        vae=load_result(build_vae(VAE), folder / latest_stage(folder, "decoder", "vae")),
+        vae=load_result(build_vae(VAE), folder / "vae"),
         checker=load_checker(folder),
     )
 

@@ -58,17 +58,11 @@ class NanoPlan:
         CropPhase(0.5, None, 3),
     )
     absolute_weight: float = 0.5  # of the pixels' absolute error beside the squared: crisp edges
-    decoder: LoopOptions = field(
-        default_factory=lambda: small(
-            900, batch_size=8, matrix_learning_rate=0.01, ema_decay=0.995, sample_every=100
-        )
-    )
-    decoder_crops: tuple[CropPhase, ...] = (CropPhase(0.0, 64, 8), CropPhase(0.5, None, 3))
     teacher: LoopOptions = field(
         default_factory=lambda: small(400, warmup_steps=50, ema_decay=0.99)
     )
     teacher_learning: LoopOptions = field(
-        default_factory=lambda: small(1100, batch_size=96, warmup_steps=50, ema_decay=0.99)
+        default_factory=lambda: small(2200, batch_size=96, warmup_steps=50, ema_decay=0.99)
     )
     checker: LoopOptions = field(
         default_factory=lambda: small(250, batch_size=48, warmup_steps=20, ema_decay=0.98)
@@ -87,12 +81,13 @@ class NanoPlan:
     )
     quality: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(200, batch_size=48, decay="constant", ema_decay=0.999)
+            small(200, batch_size=96, decay="constant", ema_decay=0.999), pictures=24_000
         )
     )
     guidance: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(4000, batch_size=48, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
+            small(8000, batch_size=96, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
+            pictures=24_000,
             dropped=0.1,
         )
     )

@@ -31,7 +31,6 @@ from .plan import NanoPlan, UNetStage
 from .results import (
     build_teacher,
     build_unet,
-    latest_stage,
     load_result,
     load_tower,
     result_name,
@@ -83,22 +82,6 @@ def _run_vae(folder: Path, plan: NanoPlan) -> None:
     _finish(task, plan.vae, folder / "vae", log_psnr)
     scale_latents(vae, latent_deviation(vae))
     save_result(vae, folder / "vae")
-
-
-def _run_decoder(folder: Path, plan: NanoPlan) -> None:
-    """Go on with the decoder alone: the latents that the UNet learns stay as they are."""
-    vae = load_result(build_vae(VAE), folder / "vae")
-    for part in (vae.encoder, vae.quant_conv):
-        part.requires_grad_(False)
-    task = AutoencodingTask(
-        vae,
-        CropMaker(seed=2),
-        plan.decoder_crops,
-        plan.decoder.steps,
-        absolute_weight=plan.absolute_weight,
-    )
-    _finish(task, plan.decoder, folder / "decoder", log_psnr)
-    save_result(vae, folder / "decoder")
 
 
 def log_psnr(step: int, network: torch.nn.Module, folder: Path) -> None:
@@ -205,7 +188,7 @@ def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
             timestep_power=stage.timestep_power,
         )
         prompts = sheet_prompts(stage.languages)
-        vae = load_result(build_vae(VAE), folder / latest_stage(folder, "decoder", "vae"))
+        vae = load_result(build_vae(VAE), folder / "vae")
         sheet = sheet_sampler(
             source.states(prompts), source.states([""]), vae, SCHEDULER, size=NATIVE_SIZE
         )
@@ -226,7 +209,6 @@ def sheet_prompts(languages: Sequence[str]) -> list[str]:
 _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "tokenizer": _run_tokenizer,
     "vae": _run_vae,
-    "decoder": _run_decoder,
     "teacher": _run_teacher,
     "teacher-learning": _run_teacher_learning,
     "checker": _run_checker,

@@ -107,15 +107,3 @@ def latest_unet(folder: Path) -> Any:
                     parameters[key].copy_(value)
             return unet.train(False)
     raise ModelNotFound(f"{folder} holds no UNet yet; run the stages from 'base' on")
-
-
-def latest_stage(folder: Path, *stages: str) -> str:
-    """Return the first of the stages that has a result.
-
-    Raises:
-        ModelNotFound: none has.
-    """
-    for stage in stages:
-        if (folder / stage / RESULT).is_file():
-            return stage
-    raise ModelNotFound(f"{folder} has no result of {' or '.join(stages)}")

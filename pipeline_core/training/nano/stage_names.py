@@ -6,7 +6,6 @@ Those of the community model come after: an English model of nano's family, and 
 STAGES = (
     "tokenizer",
     "vae",
-    "decoder",
     "teacher",
     "teacher-learning",
     "checker",
