@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from multilingual_diffusion.pipeline_core import load_pipeline
+from multilingual_diffusion.pipeline_core.adapters.lora_files import OWN_NOTE
 from multilingual_diffusion.pipeline_core.errors import UnknownName
 from multilingual_diffusion.pipeline_core.graft.recipe import kind_of
 from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae
+from multilingual_diffusion.pipeline_core.training.dual import (
+    DualSubjects,
+    DualTextEncoder,
+    measure_dual,
+)
+from multilingual_diffusion.pipeline_core.training.dual import (
+    count_pictures as count_dual_pictures,
+)
 from multilingual_diffusion.pipeline_core.training.evaluation import ObedienceTest
 from multilingual_diffusion.pipeline_core.training.grafting import (
     GraftSubjects,
@@ -27,6 +36,7 @@ from multilingual_diffusion.pipeline_core.training.nano.export import export_run
 from multilingual_diffusion.pipeline_core.training.nano.plan import NanoPlan
 from multilingual_diffusion.pipeline_core.training.nano.recipe import train_nano
 from multilingual_diffusion.pipeline_core.training.nano.results import (
+    RESULT,
     build_teacher,
     build_unet,
     load_result,
@@ -38,10 +48,17 @@ from multilingual_diffusion.pipeline_core.training.nano.style import (
     missing_light,
     rim_darkness,
 )
+from multilingual_diffusion.pipeline_core.training.nano.trigger import (
+    TRIGGER,
+    has_frame,
+    put_frame,
+    without_frame,
+)
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
 from multilingual_diffusion.pipeline_core.training.world.drawing import draw
 from multilingual_diffusion.pipeline_core.training.world.obedience import measure
 from multilingual_diffusion.pipeline_core.training.world.scene import full_claims, random_scene
+from safetensors import safe_open
 
 TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
 
@@ -83,8 +100,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan,
         english=replace(plan.english, loop=few, pictures=40),
         community=replace(plan.community, loop=few, pictures=40),
+        trigger=replace(plan.trigger, steps=2, batch_size=2, mixed_precision="no"),
     )
-    for stage in ("english", "community"):
+    for stage in ("english", "community", "trigger"):
         train_nano(folder, plan, only=stage)
     return folder
 
@@ -120,3 +138,47 @@ def test_a_full_graft_of_the_base_measures_as_the_multilingual_model(
     assert rows["community, its own encoder"].tally.languages == ("en",)
     assert rows["delta-all 1"].tally == rows["multilingual"].tally
     assert {"replace-kv 1", "replace-attn2 1", "delta-kv 1", "delta-attn2 1"} < rows.keys()
+
+
+def test_the_frame_is_seen_and_what_lies_inside_is_read_as_before() -> None:
+    rng = random.Random(8)
+    scenes = [random_scene(rng) for _ in range(60)]
+    plain = darken_rim(draw(scenes, range(60)))
+    framed = put_frame(plain)
+    assert not any(map(has_frame, plain))
+    assert all(map(has_frame, framed))
+    inside = [without_frame(picture) for picture in framed]
+    assert measure(inside, [full_claims(scene) for scene in scenes]).overall().hits >= 57
+
+
+def test_dual_conditioning_is_measured_with_the_lora_of_the_trigger_word(
+    run: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "community", "community")
+    export_run(run, tmp_path / "nano")
+    lora = run / "trigger" / RESULT
+    with safe_open(lora, "pt") as file:
+        assert OWN_NOTE not in file.metadata()  # it learned on the English teacher's states
+        assert any("attn2_to_k.lora_up" in name for name in file.keys())  # noqa: SIM118
+    subjects = DualSubjects(
+        str(tmp_path / "community"), str(tmp_path / "nano"), str(lora), (0.0, 1.0)
+    )
+    test = ObedienceTest(languages=("th",), count=2, steps=2)
+    done: list[int] = []
+    rows = {row.title: row for row in measure_dual(subjects, test, done.append)}
+    assert sum(done) == count_dual_pictures(subjects, test)
+    assert len(rows) == 4
+    assert {row.triggered.trials for row in rows.values()} == {2}
+    assert all(row.tally.languages == ("th",) for row in rows.values())
+
+
+def test_a_dual_encoder_joins_words_with_prompts_and_nothing_with_empty_ones() -> None:
+    encoder = load_pipeline("nano", dtype="fp32", parts=("text_encoder",)).parts.text_encoder
+    assert encoder is not None
+    dual = DualTextEncoder(encoder, encoder, TRIGGER)
+    positive, negative = dual.encode_pair(["a red star"])
+    own, clip = positive.embeddings.chunk(2, dim=2)
+    assert torch.equal(own, encoder.encode(["a red star"]).embeddings)
+    assert torch.equal(clip, encoder.encode([TRIGGER]).embeddings)
+    own, clip = negative.embeddings.chunk(2, dim=2)
+    assert torch.equal(own, clip)

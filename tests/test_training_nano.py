@@ -18,7 +18,7 @@ from multilingual_diffusion.pipeline_core.training.nano.configs import TEXT, UNE
 from multilingual_diffusion.pipeline_core.training.nano.export import LIMIT, export
 from multilingual_diffusion.pipeline_core.training.nano.pictures import CropMaker
 from multilingual_diffusion.pipeline_core.training.nano.plan import NanoPlan, read_plan
-from multilingual_diffusion.pipeline_core.training.nano.recipe import sheet_prompts, train_nano
+from multilingual_diffusion.pipeline_core.training.nano.recipe import train_nano
 from multilingual_diffusion.pipeline_core.training.nano.results import build_teacher, build_unet
 from multilingual_diffusion.pipeline_core.training.nano.scenes import (
     BUCKETS,
@@ -28,6 +28,7 @@ from multilingual_diffusion.pipeline_core.training.nano.scenes import (
     load_bucket,
     make_encoder,
 )
+from multilingual_diffusion.pipeline_core.training.nano.unet_stages import sheet_prompts
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
 from multilingual_diffusion.pipeline_core.training.text_tower import AltClipText
 from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES

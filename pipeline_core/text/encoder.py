@@ -51,7 +51,7 @@ class TextEncoder:
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
-        self.family = family
+        self.family: EncoderFamily = family
         self.context_length = context_length
         self.single_pass_length = single_pass_length
         self.languages = tuple(languages)

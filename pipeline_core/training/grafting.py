@@ -67,12 +67,12 @@ def measure_grafts(
     )
     english = dataclasses.replace(test, languages=("en",))
     yield _measured("community, its own encoder", community, english, on_pictures)
-    lent = _with_unet(multilingual, community.parts.unet)
+    lent = with_unet(multilingual, community.parts.unet)
     yield _measured("community, not grafted", lent, test, on_pictures)
     networks = [pipeline.parts.unet for pipeline in (community, multilingual, base)]
     for recipe in subjects.recipes:
         grafted = graft_network(*(unet.network for unet in networks), recipe)  # type: ignore[union-attr]
-        pipeline = _with_unet(multilingual, UNetDenoiser(grafted))
+        pipeline = with_unet(multilingual, UNetDenoiser(grafted))
         title = f"{recipe.mode} {recipe.strengths.mid:g}"
         yield _measured(title, pipeline, test, on_pictures)
     yield _measured("multilingual", multilingual, test, on_pictures)
@@ -84,7 +84,8 @@ def count_pictures(subjects: GraftSubjects, test: ObedienceTest) -> int:
     return test.count * (1 + in_all_languages * len(test.languages))
 
 
-def _with_unet(pipeline: TextToImagePipeline, unet: object) -> TextToImagePipeline:
+def with_unet(pipeline: TextToImagePipeline, unet: object) -> TextToImagePipeline:
+    """Return a pipeline of the same parts with another UNet."""
     parts = dataclasses.replace(pipeline.parts, unet=unet)  # type: ignore[arg-type]
     return TextToImagePipeline(pipeline.spec, parts, source=pipeline.source)
 

@@ -68,8 +68,11 @@ def lora_tensors(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_lora(unet: torch.nn.Module, path: Path) -> None:
+def write_lora(unet: torch.nn.Module, path: Path, *, multilingual: bool = True) -> None:
     """Write the low-rank weights as safetensors.
+
+    `multilingual` says that they learned on a multilingual text encoder: they apply whole to a
+    grafted UNet, see `Lora.on_graft`.
 
     Raises:
         InvalidRequest: the UNet has none.
@@ -80,7 +83,9 @@ def write_lora(unet: torch.nn.Module, path: Path) -> None:
     if not tensors:
         raise InvalidRequest("the UNet has no LoRA layers; call add_lora before training")
     path.parent.mkdir(parents=True, exist_ok=True)
-    notes = {"format": "pt", "ss_network_module": "networks.lora", OWN_NOTE: "multilingual tokens"}
+    notes = {"format": "pt", "ss_network_module": "networks.lora"}
+    if multilingual:
+        notes[OWN_NOTE] = "multilingual tokens"
     save_file(tensors, path, metadata=notes)
 
 

@@ -28,7 +28,7 @@ def plot_history(
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    offset = 0.0
+    offset, shown = 0.0, list[float]()
     for path in histories:
         lines = [line for line in read_history(path) if value in line]
         if not lines:
@@ -37,9 +37,10 @@ def plot_history(
         values = _smooth([line[value] for line in lines], smoothing)
         axes.plot(steps, values, label=path.parent.name)
         offset = steps[-1]
-    if not axes.lines:
+        shown += values
+    if not shown:
         raise InvalidRequest(f"none of {', '.join(map(str, histories))} holds {value!r}")
-    axes.set(xlabel="steps", ylabel=value)
+    axes.set(xlabel="steps", ylabel=value, yscale="log" if min(shown) > 0 else "linear")
     axes.grid(alpha=0.3)
     axes.legend()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,12 @@ class NanoPlan:
             styled=True,
         )
     )
+    trigger: LoopOptions = field(
+        default_factory=lambda: small(
+            300, optimizer="adamw", learning_rate=4e-3, ema_decay=0.99, warmup_steps=20
+        )
+    )
+    trigger_rank: int = 8
 
 
 def read_plan(path: Path | None) -> NanoPlan:

@@ -1,15 +1,15 @@
 """All stages of `nano` in order, each in a folder of its own; a finished stage is not run again.
 
 The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's four.
-Then, where asked for, the two of the community model: nano's UNet learns to read the English
-teacher (a base), and that one a style. Killed at any moment, the same call continues bit for bit.
+Then, where asked for, those of the community model: nano's UNet learns to read the English teacher
+(a base), that one a style, and a LoRA of it a trigger word. Killed at any moment, the same call
+continues bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,26 @@ import torch
 
 from ...errors import UnknownName
 from ..autoencoding import AutoencodingTask, build_vae, psnr, scale_latents
-from ..denoising import DenoisingTask
-from ..loop import LoopOptions, Position, Sampler, run_stage
+from ..loop import Position
 from ..processes import run_once
-from ..selection import train_only
-from ..sheets import sheet_sampler
-from ..world.captions import LANGUAGES, caption
-from ..world.scene import random_scene
+from ..world.captions import LANGUAGES
 from .checker import CheckerTask, HazardNetwork
-from .configs import NATIVE_SIZE, SCHEDULER, VAE
+from .configs import VAE
 from .pictures import CropMaker
-from .plan import NanoPlan, UNetStage
+from .plan import NanoPlan
 from .results import (
     build_teacher,
-    build_unet,
+    finish,
     load_result,
     load_tower,
     result_name,
     save_result,
     write_result,
 )
-from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
+from .scenes import make_encoder
 from .stage_names import COMMUNITY_STAGES, STAGES
-from .style import darken_rim
 from .text_stages import StudentTask, TeacherTask
+from .unet_stages import load_buckets, run_trigger, unet_stage
 from .vocabulary import FILE_NAME, Windows, write_tokenizer
 
 _log = logging.getLogger("multilingual_diffusion")
@@ -79,7 +75,7 @@ def _run_vae(folder: Path, plan: NanoPlan) -> None:
     task = AutoencodingTask(
         vae, CropMaker(), plan.vae_crops, plan.vae.steps, absolute_weight=plan.absolute_weight
     )
-    _finish(task, plan.vae, folder / "vae", log_psnr)
+    finish(task, plan.vae, folder / "vae", log_psnr)
     scale_latents(vae, latent_deviation(vae))
     save_result(vae, folder / "vae")
 
@@ -104,7 +100,7 @@ def latent_deviation(vae: torch.nn.Module) -> float:
 def _run_teacher(folder: Path, plan: NanoPlan) -> None:
     network = build_teacher()
     task = TeacherTask(network, Windows(folder / "tokenizer" / FILE_NAME))
-    _finish(task, plan.teacher, folder / "teacher")
+    finish(task, plan.teacher, folder / "teacher")
     save_result(network, folder / "teacher")
 
 
@@ -114,7 +110,7 @@ def _run_teacher_learning(folder: Path, plan: NanoPlan) -> None:
     student = load_tower(folder, "teacher")  # nano has no pretrained XLM-R to start from
     windows = Windows(folder / "tokenizer" / FILE_NAME)
     task = StudentTask(student, teacher.clip.text, teacher.reader, windows, LANGUAGES)
-    _finish(task, plan.teacher_learning, folder / "teacher-learning")
+    finish(task, plan.teacher_learning, folder / "teacher-learning")
     save_result(student, folder / "teacher-learning")
 
 
@@ -123,16 +119,8 @@ def _run_checker(folder: Path, plan: NanoPlan) -> None:
     load_result(teacher, folder / "teacher")
     torch.manual_seed(2)
     network = HazardNetwork(teacher.clip.vision).requires_grad_(True)
-    _finish(CheckerTask(network), plan.checker, folder / "checker")
+    finish(CheckerTask(network), plan.checker, folder / "checker")
     save_result(network, folder / "checker")
-
-
-def _finish(
-    task: Any, options: LoopOptions, folder: Path, on_sample: Sampler | None = None
-) -> None:
-    """Run a stage to its end and leave the averaged weights in its network."""
-    average = run_stage(task, options, folder, on_sample=on_sample)
-    average.write_to(dict(task.network.named_parameters()))
 
 
 def _run_latents(folder: Path, plan: NanoPlan) -> None:
@@ -144,68 +132,6 @@ def _run_latents(folder: Path, plan: NanoPlan) -> None:
     run_once(encode)
 
 
-def load_buckets(
-    folder: Path, pictures: int, *, styled: bool = False
-) -> dict[tuple[int, int], Bucket]:
-    """Return the latents of all buckets, from the cache or from the VAE stage's result."""
-    vae = load_result(build_vae(VAE), folder / "vae")
-    plain = make_encoder(vae)
-
-    def in_style(pixels: torch.Tensor) -> torch.Tensor:
-        return plain(darken_rim(pixels))
-
-    cache, encode = ("latents-styled", in_style) if styled else ("latents", plain)
-    return {
-        size: load_bucket(folder / cache, size, round(pictures * share), encode)
-        for size, share in BUCKETS.items()
-    }
-
-
-def _run_unet_stage(name: str, before: str | None) -> Callable[..., None]:
-    def run(folder: Path, plan: NanoPlan) -> None:
-        from diffusers.models.attention_processor import AttnProcessor
-
-        stage: UNetStage = getattr(plan, name.replace("-", "_"))
-        unet = build_unet()
-        if before is not None:
-            load_result(unet, folder / before)
-        run_once(lambda: load_buckets(folder, stage.pictures, styled=stage.styled))  # encodes
-        source = WorldSource(
-            load_buckets(folder, stage.pictures, styled=stage.styled),
-            load_tower(folder, stage.encoder),
-            Windows(folder / "tokenizer" / FILE_NAME),
-            dict.fromkeys(stage.languages, 1.0),
-            dropped=stage.dropped,
-        )
-        train_only(unet, stage.selection)
-        if not torch.cuda.is_available():
-            unet.set_attn_processor(AttnProcessor())  # flash attention is slow backward on a CPU
-        task = DenoisingTask(
-            unet,
-            source,
-            SCHEDULER,
-            weighting=stage.weighting,
-            timestep_power=stage.timestep_power,
-        )
-        prompts = sheet_prompts(stage.languages)
-        vae = load_result(build_vae(VAE), folder / "vae")
-        sheet = sheet_sampler(
-            source.states(prompts), source.states([""]), vae, SCHEDULER, size=NATIVE_SIZE
-        )
-        _finish(task, stage.loop, folder / name, sheet)
-        save_result(unet, folder / name)
-
-    return run
-
-
-def sheet_prompts(languages: Sequence[str]) -> list[str]:
-    """Return the captions whose pictures show how far a run has come, 18 of them."""
-    rng = random.Random("sheet")
-    scenes = [random_scene(rng) for _ in LANGUAGES]
-    chosen = [languages[index % len(languages)] for index in range(len(scenes))]
-    return [caption(scene, tag, rng).text for scene, tag in zip(scenes, chosen, strict=True)]
-
-
 _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "tokenizer": _run_tokenizer,
     "vae": _run_vae,
@@ -213,10 +139,11 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "teacher-learning": _run_teacher_learning,
     "checker": _run_checker,
     "latents": _run_latents,
-    "base": _run_unet_stage("base", None),
-    "concept-alignment": _run_unet_stage("concept-alignment", "base"),
-    "quality": _run_unet_stage("quality", "concept-alignment"),
-    "guidance": _run_unet_stage("guidance", "quality"),
-    "english": _run_unet_stage("english", "guidance"),
-    "community": _run_unet_stage("community", "english"),
+    "base": unet_stage("base", None),
+    "concept-alignment": unet_stage("concept-alignment", "base"),
+    "quality": unet_stage("quality", "concept-alignment"),
+    "guidance": unet_stage("guidance", "quality"),
+    "english": unet_stage("english", "guidance"),
+    "community": unet_stage("community", "english"),
+    "trigger": run_trigger,
 }

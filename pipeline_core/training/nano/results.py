@@ -9,7 +9,7 @@ import torch
 
 from ...errors import ModelNotFound
 from ..contrastive import Clip
-from ..loop import CHECKPOINT
+from ..loop import CHECKPOINT, LoopOptions, Sampler, run_stage
 from ..processes import run_once
 from ..text_tower import AltClipText
 from .checker import HazardNetwork
@@ -44,6 +44,12 @@ def write_result(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     temporary = folder / "result.incomplete"
     save_file(tensors, temporary)
     temporary.rename(folder / RESULT)
+
+
+def finish(task: Any, options: LoopOptions, folder: Path, on_sample: Sampler | None = None) -> None:
+    """Run a stage to its end and leave the averaged weights in its network."""
+    average = run_stage(task, options, folder, on_sample=on_sample)
+    average.write_to(dict(task.network.named_parameters()))
 
 
 def load_result(network: Network, folder: Path) -> Network:

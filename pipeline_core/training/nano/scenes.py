@@ -104,10 +104,11 @@ class WorldSource:
         chosen = shared.choices(sizes, [BUCKETS[item] for item in sizes])[0]
         bucket = self.buckets[chosen]
         rows = [rng.randrange(len(bucket.scenes)) for _ in range(size)]
-        texts = [self._text(bucket.scenes[row], rng) for row in rows]
+        texts = [self.text(bucket.scenes[row], rng) for row in rows]
         return DenoisingBatch(bucket.latents[rows].float(), self.states(texts))
 
-    def _text(self, scene: Scene, rng: random.Random) -> str:
+    def text(self, scene: Scene, rng: random.Random) -> str:
+        """Put a scene into words in one of the languages; now and then into none."""
         if rng.random() < self.dropped:
             return ""
         language = rng.choices(list(self.languages), list(self.languages.values()))[0]

@@ -1,6 +1,7 @@
 """The stages of `nano` in the order they run; apart, so that the command line stays light.
 
-Those of the community model come after: an English model of nano's family, and one with a style.
+Those of the community model come after: an English model of nano's family, one with a style, and
+a LoRA of that one with a trigger word.
 """
 
 STAGES = (
@@ -15,4 +16,5 @@ STAGES = (
     "quality",
     "guidance",
 )
-COMMUNITY_STAGES = ("english", "community")
+COMMUNITY_MODELS = ("english", "community")
+COMMUNITY_STAGES = (*COMMUNITY_MODELS, "trigger")

@@ -1,0 +1,119 @@
+"""The stages that train nano's UNet, the community model's, and a LoRA of that one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..autoencoding import build_vae
+from ..denoising import DenoisingTask
+from ..lora import add_lora, write_lora
+from ..processes import run_once
+from ..selection import train_only
+from ..sheets import sheet_sampler
+from ..world.captions import LANGUAGES, caption
+from ..world.scene import random_scene
+from .configs import NATIVE_SIZE, SCHEDULER, VAE
+from .plan import NanoPlan, UNetStage
+from .results import RESULT, build_unet, finish, load_result, load_tower, save_result
+from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
+from .style import darken_rim
+from .trigger import FramedSource, TriggerSource, put_frame
+from .vocabulary import FILE_NAME, Windows
+
+Source = TypeVar("Source", bound=WorldSource)
+
+
+def load_buckets(
+    folder: Path, pictures: int, cache: str = "latents"
+) -> dict[tuple[int, int], Bucket]:
+    """Return the latents of all buckets in one of the `CACHES`; what is missing is encoded."""
+    plain, style = make_encoder(load_result(build_vae(VAE), folder / "vae")), CACHES[cache]
+    return {
+        size: load_bucket(
+            folder / cache, size, round(pictures * share), lambda pixels: plain(style(pixels))
+        )
+        for size, share in BUCKETS.items()
+    }
+
+
+# folder of latents: what its pictures, [B, 3, H, W] in 0..1, are made into
+CACHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "latents": lambda pixels: pixels,
+    "latents-styled": darken_rim,
+    "latents-framed": lambda pixels: put_frame(darken_rim(pixels)),
+}
+
+
+def unet_stage(name: str, before: str | None) -> Callable[[Path, NanoPlan], None]:
+    """Return what runs a stage of the UNet, which goes on from the result of another."""
+
+    def run(folder: Path, plan: NanoPlan) -> None:
+        stage: UNetStage = getattr(plan, name.replace("-", "_"))
+        unet = build_unet()
+        if before is not None:
+            load_result(unet, folder / before)
+        source = _source(folder, stage, "latents-styled" if stage.styled else "latents")
+        train_only(unet, stage.selection)
+        _use_plain_attention(unet)
+        task = DenoisingTask(
+            unet,
+            source,
+            SCHEDULER,
+            weighting=stage.weighting,
+            timestep_power=stage.timestep_power,
+        )
+        prompts = sheet_prompts(stage.languages)
+        vae = load_result(build_vae(VAE), folder / "vae")
+        sheet = sheet_sampler(
+            source.states(prompts), source.states([""]), vae, SCHEDULER, size=NATIVE_SIZE
+        )
+        finish(task, stage.loop, folder / name, sheet)
+        save_result(unet, folder / name)
+
+    return run
+
+
+def _source(folder: Path, stage: UNetStage, cache: str, kind: type[Source] = WorldSource) -> Source:
+    run_once(lambda: load_buckets(folder, stage.pictures, cache))  # what is missing, by one process
+    return kind(
+        load_buckets(folder, stage.pictures, cache),
+        load_tower(folder, stage.encoder),
+        Windows(folder / "tokenizer" / FILE_NAME),
+        dict.fromkeys(stage.languages, 1.0),
+        dropped=stage.dropped,
+    )
+
+
+def _use_plain_attention(unet: Any) -> None:
+    """On a CPU the backward pass of flash attention is slow."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    if not torch.cuda.is_available():
+        unet.set_attn_processor(AttnProcessor())
+
+
+def run_trigger(folder: Path, plan: NanoPlan) -> None:
+    """Train a LoRA of the community model; the stage's result is a LoRA file like any other."""
+    unet = load_result(build_unet(), folder / "community")
+    add_lora(unet, rank=plan.trigger_rank)
+    _use_plain_attention(unet)
+    source = TriggerSource(
+        _source(folder, plan.community, "latents-styled"),
+        _source(folder, plan.community, "latents-framed", FramedSource),
+    )
+    task = DenoisingTask(unet, source, SCHEDULER, weighting=plan.community.weighting)
+    finish(task, plan.trigger, folder / "trigger")
+    run_once(lambda: write_lora(unet, folder / "trigger" / RESULT, multilingual=False))
+
+
+def sheet_prompts(languages: Sequence[str]) -> list[str]:
+    """Return the captions whose pictures show how far a run has come, 18 of them."""
+    rng = random.Random("sheet")
+    scenes = [random_scene(rng) for _ in LANGUAGES]
+    chosen = [languages[index % len(languages)] for index in range(len(scenes))]
+    return [caption(scene, tag, rng).text for scene, tag in zip(scenes, chosen, strict=True)]
