@@ -42,15 +42,21 @@ def run_nano(args: argparse.Namespace) -> int:
     import torch
 
     from .memory import keep_freed_memory
-    from .nano.export import export_run
     from .nano.plan import read_plan
     from .nano.recipe import train_nano
+    from .processes import run_once
 
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)
     if args.export is not None:
-        size = export_run(args.folder, args.export, args.export_stage)
-        print(f"{args.export}: {size / 1e6:.2f} MB")
+        run_once(lambda: _export(args))
     return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .nano.export import export_run
+
+    size = export_run(args.folder, args.export, args.export_stage)
+    print(f"{args.export}: {size / 1e6:.2f} MB")

@@ -28,7 +28,10 @@ def load_accelerate() -> Any:
 
 def run_once(work: Callable[[], object]) -> None:
     """Have the first process do something; all go on when it is done."""
-    state = load_accelerate().PartialState()
+    accelerate = load_accelerate()
+    # as Accelerator itself asks: without it several processes on CPUs would each be the first
+    on_cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = accelerate.PartialState(cpu=on_cpu)
     if state.is_main_process:
         work()
     state.wait_for_everyone()
