@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from multilingual_diffusion.__main__ import main
 from multilingual_diffusion.pipeline_core import load_pipeline
 from multilingual_diffusion.pipeline_core.adapters.lora_files import OWN_NOTE
 from multilingual_diffusion.pipeline_core.errors import UnknownName
@@ -58,6 +59,7 @@ from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_N
 from multilingual_diffusion.pipeline_core.training.world.drawing import draw
 from multilingual_diffusion.pipeline_core.training.world.obedience import measure
 from multilingual_diffusion.pipeline_core.training.world.scene import full_claims, random_scene
+from PIL import Image
 from safetensors import safe_open
 
 TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
@@ -137,6 +139,8 @@ def test_a_full_graft_of_the_base_measures_as_the_multilingual_model(
     assert next(iter(rows)) == "community, its own encoder"
     assert rows["community, its own encoder"].tally.languages == ("en",)
     assert rows["delta-all 1"].tally == rows["multilingual"].tally
+    assert torch.equal(rows["delta-all 1"].samples, rows["multilingual"].samples)
+    assert rows["multilingual"].samples.shape == (2, 3, 128, 128)
     assert {"replace-kv 1", "replace-attn2 1", "delta-kv 1", "delta-attn2 1"} < rows.keys()
 
 
@@ -182,3 +186,24 @@ def test_a_dual_encoder_joins_words_with_prompts_and_nothing_with_empty_ones() -
     assert torch.equal(clip, encoder.encode([TRIGGER]).embeddings)
     own, clip = negative.embeddings.chunk(2, dim=2)
     assert torch.equal(own, clip)
+
+
+def test_the_commands_print_tables_and_draw_a_row_for_each_graft(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_run(run, tmp_path / "community", "community")
+    export_run(run, tmp_path / "english", "english")
+    community, few = str(tmp_path / "community"), ["--count", "1", "--steps", "1"]
+    sheet = tmp_path / "grafts.png"
+    grafts = ["evaluate", "grafts", "--community", community, "--base", str(tmp_path / "english")]
+    languages = ["--languages", "en", "th", "--sheet", str(sheet)]
+    assert main([*grafts, *languages, "--strengths", "1", *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["graft", "all", "languages"]
+    assert len(lines) == 9
+    with Image.open(sheet) as picture:
+        assert picture.size == (2 * 132 + 4, 7 * 132 + 4)
+    lora = str(run / "trigger" / RESULT)
+    dual = ["evaluate", "dual", "--community", community, "--lora", lora, "--languages", "th"]
+    assert main([*dual, "--weights", "0.5", *few]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
+
+SHEET_COLUMNS = 9  # languages, a picture each
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
 
@@ -43,6 +46,7 @@ def _add_grafts(measures: Subparsers) -> None:
     parser.add_argument(
         "--strengths", nargs="+", type=float, default=[0.5, 1.0], metavar="S", help="of delta-all"
     )
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw a row of pictures for each")
     _add_pictures(parser)
     parser.set_defaults(run=run_grafts)
 
@@ -119,7 +123,10 @@ def run_grafts(args: argparse.Namespace) -> int:
     subjects = GraftSubjects(args.community, args.base, args.model, recipes)
     test = ObedienceTest(**_settings(args))
     with _progress(count_pictures(subjects, test), args) as bar:
-        rows = [_graft_row(row) for row in measure_grafts(subjects, test, bar.update)]
+        measured = list(measure_grafts(subjects, test, bar.update))
+    if args.sheet is not None:
+        _write_rows([row.samples for row in measured], args.sheet)
+    rows = [_graft_row(row) for row in measured]
     print(json.dumps(rows, indent=2) if args.json else _table_of_rows(rows))
     return 0
 
@@ -142,6 +149,17 @@ def run_dual(args: argparse.Namespace) -> int:
         ]
     print(json.dumps(rows, indent=2) if args.json else _table_of_rows(rows))
     return 0
+
+
+def _write_rows(rows: list[Any], path: Path) -> None:
+    """Draw a row of pictures for each way that was measured in all languages, side by side."""
+    import torch
+
+    from .sheets import write_sheet
+
+    widest = max(map(len, rows))
+    kept = [row[:SHEET_COLUMNS] for row in rows if len(row) == widest]
+    write_sheet(torch.cat(kept), path, min(widest, SHEET_COLUMNS))
 
 
 def _graft_row(row: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ..assemble import load_pipeline
 from ..graft.network import graft_network
 from ..graft.recipe import GraftRecipe, Strengths
@@ -29,6 +31,7 @@ class GraftMeasure:
     title: str
     tally: Tally
     style: float  # `rim_darkness`
+    samples: torch.Tensor  # (N, 3, H, W), 0..1: the first picture of each language
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,12 @@ def _measured(
     on_pictures: Callable[[int], object] | None,
 ) -> GraftMeasure:
     tally, missing = Tally({}), list[float]()
+    first: dict[str, torch.Tensor] = {}
     for batch, pictures in picture_batches(pipeline, test):
         tally += read_batch(batch, pictures)
         missing += missing_light(pictures)
+        for prompt, picture in zip(batch, pictures, strict=True):
+            first.setdefault(prompt.language, picture)
         if on_pictures is not None:
             on_pictures(len(batch))
-    return GraftMeasure(title, tally, rim_darkness(missing))
+    return GraftMeasure(title, tally, rim_darkness(missing), torch.stack(list(first.values())))
