@@ -38,8 +38,8 @@ from multilingual_diffusion.pipeline_core.training.world.scene import (
 )
 from multilingual_diffusion.pipeline_core.values import Images
 
-LEAST_BACKGROUND = 0.5  # of 36 pictures; chance is 0.1
-LEAST_COLOUR = 0.3
+# Shares of 72 pictures; found are 1, 1, 1 and 0.79: room for other processors' rounding
+LEAST = {"background": 0.95, "colour": 0.92, "place": 0.9, "all": 0.68}
 
 pytestmark = pytest.mark.skipif(
     not (NANO_FOLDER / "unet").is_dir(), reason="nano is not in this checkout"
@@ -115,7 +115,7 @@ def test_a_negative_prompt_is_measured_against_the_same_pictures_without_it() ->
 
 def test_pictures_obey_prompts_in_every_language() -> None:
     pipeline = load_pipeline("nano", dtype="fp32", parts=("text_encoder", "unet", "vae"))
-    test = ObedienceTest(languages=LANGUAGES, count=2, steps=10, guidance_scale=3.0)
-    tally = measure_obedience(pipeline, test)
-    assert tally.overall("background").share >= LEAST_BACKGROUND
-    assert tally.overall("colour").share >= LEAST_COLOUR
+    tally = measure_obedience(pipeline, ObedienceTest(languages=LANGUAGES, count=4))
+    assert {name: tally.overall(name).share >= LEAST[name] for name in LEAST} == dict.fromkeys(
+        LEAST, True
+    )
