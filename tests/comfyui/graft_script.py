@@ -227,7 +227,9 @@ def loras(family: Family) -> dict[str, Any]:
         "key is the plain graft's": torch.equal(weights[0][key], weights[2][key]),
         "kept key differs": not torch.equal(weights[1][key], weights[0][key]),
         "the rest of the LoRA stays": torch.equal(weights[0][feed], weights[3][feed]),
-        "queries as in our own graft": units(patched_weights(whole)[query], ours[f"{Q}.weight"]),
+        "queries as in our own graft": difference(
+            patched_weights(whole)[query], ours[f"{Q}.weight"]
+        ),
         "and does something": not torch.equal(weights[0][feed], weights[2][feed]),
         "original has the LoRA": units(originals[key], weights[3][key]),
         "trigger word changes": difference(triggered, untriggered),
