@@ -119,10 +119,9 @@ class WorldSource:
 
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> torch.Tensor:
-        """Encode texts to conditioning states [B, 77, D]; in bf16, which halves the time."""
-        with torch.autocast("cpu", torch.bfloat16):
-            states = self.tower(trim_pads(self.windows(texts))).states
-        return restore_pads(states.float(), CONTEXT_LENGTH)
+        """Encode texts to conditioning states [B, 77, D]."""
+        states = self.tower(trim_pads(self.windows(texts))).states.float()
+        return restore_pads(states, CONTEXT_LENGTH)
 
 
 def make_encoder(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
