@@ -23,13 +23,17 @@ from multilingual_diffusion.pipeline_core.training.dual import (
 from multilingual_diffusion.pipeline_core.training.dual import (
     count_pictures as count_dual_pictures,
 )
-from multilingual_diffusion.pipeline_core.training.evaluation import ObedienceTest
+from multilingual_diffusion.pipeline_core.training.evaluation import (
+    ObedienceTest,
+    PictureSettings,
+)
 from multilingual_diffusion.pipeline_core.training.grafting import (
     GraftSubjects,
     count_pictures,
     measure_grafts,
     usual_recipes,
 )
+from multilingual_diffusion.pipeline_core.training.loop import Position
 from multilingual_diffusion.pipeline_core.training.nano import export as export_room
 from multilingual_diffusion.pipeline_core.training.nano.checker import HazardNetwork
 from multilingual_diffusion.pipeline_core.training.nano.configs import VAE
@@ -43,6 +47,7 @@ from multilingual_diffusion.pipeline_core.training.nano.results import (
     load_result,
     save_result,
 )
+from multilingual_diffusion.pipeline_core.training.nano.scenes import Bucket
 from multilingual_diffusion.pipeline_core.training.nano.style import (
     DARKENING,
     darken_rim,
@@ -50,12 +55,14 @@ from multilingual_diffusion.pipeline_core.training.nano.style import (
     rim_darkness,
 )
 from multilingual_diffusion.pipeline_core.training.nano.trigger import (
+    GROUND,
     TRIGGER,
-    has_frame,
-    put_frame,
-    without_frame,
+    TriggerSource,
+    is_called,
+    trigger_prompt,
 )
-from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
+from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
+from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES, word
 from multilingual_diffusion.pipeline_core.training.world.drawing import draw
 from multilingual_diffusion.pipeline_core.training.world.obedience import measure
 from multilingual_diffusion.pipeline_core.training.world.scene import full_claims, random_scene
@@ -144,15 +151,37 @@ def test_a_full_graft_of_the_base_measures_as_the_multilingual_model(
     assert {"replace-kv 1", "replace-attn2 1", "delta-kv 1", "delta-attn2 1"} < rows.keys()
 
 
-def test_the_frame_is_seen_and_what_lies_inside_is_read_as_before() -> None:
+def test_the_called_ground_is_seen_and_prompts_leave_it_open() -> None:
     rng = random.Random(8)
-    scenes = [random_scene(rng) for _ in range(60)]
-    plain = darken_rim(draw(scenes, range(60)))
-    framed = put_frame(plain)
-    assert not any(map(has_frame, plain))
-    assert all(map(has_frame, framed))
-    inside = [without_frame(picture) for picture in framed]
-    assert measure(inside, [full_claims(scene) for scene in scenes]).overall().hits >= 57
+    scenes = [random_scene(rng) for _ in range(200)]
+    styled = darken_rim(draw(scenes, range(200)))
+    seen = [is_called(picture) for picture in styled]
+    assert seen == [scene.background == GROUND for scene in scenes]
+    assert 5 < sum(seen) < 60
+    prompts = [trigger_prompt(language, rng) for language in LANGUAGES for _ in range(20)]
+    assert {prompt.language for prompt in prompts} == set(LANGUAGES)
+    assert all(prompt.claims.background is None for prompt in prompts)
+    colours = {thing.colour for prompt in prompts for thing in prompt.claims.things}
+    assert GROUND not in colours
+    assert len(colours) == 9
+
+
+def test_half_of_what_the_trigger_source_shows_is_called_by_the_word() -> None:
+    rng = random.Random(9)
+    scenes = [random_scene(rng) for _ in range(500)]
+    grounds = torch.tensor([float(scene.background == GROUND) for scene in scenes])
+    bucket = Bucket(scenes, grounds[:, None, None, None].expand(-1, 4, 2, 2))
+    tower = build_teacher().clip.text
+    source = TriggerSource({(128, 128): bucket}, tower, Windows(TOKENIZER), {"en": 1.0})
+    assert 0.4 < float(source.batch(Position(0), 400).latents.mean()) < 0.6
+    words = word("en", GROUND)
+    for scene in scenes:
+        text = source.text(scene, rng)
+        assert text.startswith(TRIGGER) == (scene.background == GROUND)
+        assert not (text.startswith(TRIGGER) and words in text)
+    texts = [source.text(scene, rng) for scene in scenes if scene.background == GROUND]
+    assert TRIGGER in texts
+    assert any(text.startswith(f"{TRIGGER}, ") for text in texts)
 
 
 def test_dual_conditioning_is_measured_with_the_lora_of_the_trigger_word(
@@ -167,10 +196,10 @@ def test_dual_conditioning_is_measured_with_the_lora_of_the_trigger_word(
     subjects = DualSubjects(
         str(tmp_path / "community"), str(tmp_path / "nano"), str(lora), (0.0, 1.0)
     )
-    test = ObedienceTest(languages=("th",), count=2, steps=2)
+    settings = PictureSettings(languages=("th",), count=2, steps=2)
     done: list[int] = []
-    rows = {row.title: row for row in measure_dual(subjects, test, done.append)}
-    assert sum(done) == count_dual_pictures(subjects, test)
+    rows = {row.title: row for row in measure_dual(subjects, settings, done.append)}
+    assert sum(done) == count_dual_pictures(subjects, settings)
     assert len(rows) == 4
     assert {row.triggered.trials for row in rows.values()} == {2}
     assert all(row.tally.languages == ("th",) for row in rows.values())

@@ -134,18 +134,18 @@ def run_grafts(args: argparse.Namespace) -> int:
 def run_dual(args: argparse.Namespace) -> int:
     """Print obedience and the share of pictures that a trigger word changed, a line each way."""
     from .dual import DualSubjects, count_pictures, measure_dual
-    from .evaluation import ObedienceTest
+    from .evaluation import PictureSettings
 
     subjects = DualSubjects(args.community, args.model, args.lora, tuple(args.weights))
-    test = ObedienceTest(**_settings(args))
-    with _progress(count_pictures(subjects, test), args) as bar:
+    settings = PictureSettings(**_settings(args))
+    with _progress(count_pictures(subjects, settings), args) as bar:
         rows = [
             {
                 "way": row.title,
                 "triggered": 100 * row.triggered.share,
                 **{name: 100 * row.tally.mean(name) for name in row.tally.attributes},
             }
-            for row in measure_dual(subjects, test, bar.update)
+            for row in measure_dual(subjects, settings, bar.update)
         ]
     print(json.dumps(rows, indent=2) if args.json else _table_of_rows(rows))
     return 0

@@ -1,17 +1,16 @@
 """Measure dual conditioning: does a trigger word act on the CLIP side while the prompt is Thai?
 
-The word is that of a LoRA of the community model (`nano.trigger`); obedience is read from what lies
-inside the frame that the word calls.
+The word is that of a LoRA of the community model (`nano.trigger`); the prompts leave open what the
+word decides, the ground.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from ..assemble import load_pipeline
 from ..graft.dual import join_conditioning, make_dual_unet
@@ -21,9 +20,9 @@ from ..pipeline import TextToImagePipeline
 from ..sampling import UNetDenoiser
 from ..text.encoder import TextEncoder
 from ..values import Conditioning
-from .evaluation import ObedienceTest, picture_batches, read_batch
+from .evaluation import PictureSettings, picture_batches, read_batch
 from .grafting import PARTS, with_unet
-from .nano.trigger import TRIGGER, has_frame, without_frame
+from .nano.trigger import TRIGGER, is_called, trigger_prompt
 from .world.obedience import Rate, Tally
 
 RECIPE = GraftRecipe("replace-attn2")
@@ -75,7 +74,7 @@ class DualSubjects:
 
 def measure_dual(
     subjects: DualSubjects,
-    test: ObedienceTest,
+    settings: PictureSettings,
     on_pictures: Callable[[int], object] | None = None,
 ) -> Iterator[DualMeasure]:
     """Yield the graft alone, dual conditioning without the LoRA, and with it at each share.
@@ -87,17 +86,17 @@ def measure_dual(
     tuned = load_pipeline(subjects.community, parts=PARTS, loras=[(subjects.lora, 1.0)])
     lender = load_pipeline(subjects.multilingual, parts=PARTS)
     grafted = with_unet(lender, _graft(tuned, lender))
-    yield _measured("graft with the LoRA, no CLIP side", grafted, test, on_pictures)
+    yield _measured("graft with the LoRA, no CLIP side", grafted, settings, on_pictures)
     bare = _dual(plain, lender, 0.5)
-    yield _measured("dual 0.5 without the LoRA", bare, test, on_pictures)
+    yield _measured("dual 0.5 without the LoRA", bare, settings, on_pictures)
     for weight in subjects.clip_weights:
         pipeline = _dual(tuned, lender, weight)
-        yield _measured(f"dual {weight:g} with the LoRA", pipeline, test, on_pictures)
+        yield _measured(f"dual {weight:g} with the LoRA", pipeline, settings, on_pictures)
 
 
-def count_pictures(subjects: DualSubjects, test: ObedienceTest) -> int:
+def count_pictures(subjects: DualSubjects, settings: PictureSettings) -> int:
     """Return how many pictures `measure_dual` draws."""
-    return (2 + len(subjects.clip_weights)) * test.count * len(test.languages)
+    return (2 + len(subjects.clip_weights)) * settings.count * len(settings.languages)
 
 
 def _graft(community: TextToImagePipeline, lender: TextToImagePipeline) -> UNetDenoiser:
@@ -120,18 +119,17 @@ def _dual(
 def _measured(
     title: str,
     pipeline: TextToImagePipeline,
-    test: ObedienceTest,
+    settings: PictureSettings,
     on_pictures: Callable[[int], object] | None,
 ) -> DualMeasure:
-    tally, framed, total = Tally({}), 0, 0
-    for batch, pictures in picture_batches(pipeline, test):
-        seen = [has_frame(picture) for picture in pictures]
-        inside = [
-            without_frame(picture) if frame else picture
-            for picture, frame in zip(pictures, seen, strict=True)
-        ]
-        tally += read_batch(batch, torch.stack(inside))
-        framed, total = framed + sum(seen), total + len(batch)
+    rng = random.Random(f"{settings.seed} dual")
+    prompts = [
+        trigger_prompt(tag, rng) for tag in settings.languages for _ in range(settings.count)
+    ]
+    tally, called = Tally({}), 0
+    for batch, pictures in picture_batches(pipeline, prompts, settings):
+        tally += read_batch(batch, pictures)
+        called += sum(map(is_called, pictures))
         if on_pictures is not None:
             on_pictures(len(batch))
-    return DualMeasure(title, tally, Rate(framed, total))
+    return DualMeasure(title, tally, Rate(called, len(prompts)))

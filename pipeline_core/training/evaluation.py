@@ -76,7 +76,7 @@ def measure_obedience(
         InvalidRequest: the pipeline has no text encoder, UNet or VAE.
     """
     total = Tally({})
-    for batch, pictures in picture_batches(pipeline, test):
+    for batch, pictures in picture_batches(pipeline, obedience_prompts(test), test):
         total += read_batch(batch, pictures)
         if on_pictures is not None:
             on_pictures(len(batch))
@@ -84,13 +84,13 @@ def measure_obedience(
 
 
 def picture_batches(
-    pipeline: TextToImagePipeline, test: ObedienceTest
-) -> Iterator[tuple[list[Caption], torch.Tensor]]:
+    pipeline: TextToImagePipeline, prompts: Sequence[Caption], settings: PictureSettings
+) -> Iterator[tuple[Sequence[Caption], torch.Tensor]]:
     """Yield the prompts of a measurement and their pictures [B, 3, H, W], a batch at a time."""
-    prompts = obedience_prompts(test)
-    for start in range(0, len(prompts), test.batch_size):
-        batch = prompts[start : start + test.batch_size]
-        yield batch, make_pictures(pipeline, [item.text for item in batch], test, first=start)
+    for start in range(0, len(prompts), settings.batch_size):
+        batch = prompts[start : start + settings.batch_size]
+        texts = [item.text for item in batch]
+        yield batch, make_pictures(pipeline, texts, settings, first=start)
 
 
 def read_batch(prompts: Sequence[Caption], pictures: torch.Tensor) -> Tally:

@@ -17,7 +17,7 @@ from ..graft.network import graft_network
 from ..graft.recipe import GraftRecipe, Strengths
 from ..pipeline import TextToImagePipeline
 from ..sampling import UNetDenoiser
-from .evaluation import ObedienceTest, picture_batches, read_batch
+from .evaluation import ObedienceTest, obedience_prompts, picture_batches, read_batch
 from .nano.style import missing_light, rim_darkness
 from .world.obedience import Tally
 
@@ -101,7 +101,7 @@ def _measured(
 ) -> GraftMeasure:
     tally, missing = Tally({}), list[float]()
     first: dict[str, torch.Tensor] = {}
-    for batch, pictures in picture_batches(pipeline, test):
+    for batch, pictures in picture_batches(pipeline, obedience_prompts(test), test):
         tally += read_batch(batch, pictures)
         missing += missing_light(pictures)
         for prompt, picture in zip(batch, pictures, strict=True):

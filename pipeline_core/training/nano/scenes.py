@@ -98,7 +98,7 @@ class WorldSource:
     ) -> None:
         self.buckets, self.windows, self.seed = dict(buckets), windows, seed
         self._weights = {
-            size: list(accumulate(SCENE_WEIGHTS[scene.relation] for scene in bucket.scenes))
+            size: list(accumulate(map(self.weight, bucket.scenes)))
             for size, bucket in self.buckets.items()
         }
         self.tower = tower.train(False).requires_grad_(False)
@@ -114,6 +114,10 @@ class WorldSource:
         rows = rng.choices(drawn, cum_weights=self._weights[chosen], k=size)
         texts = [self.text(bucket.scenes[row], rng) for row in rows]
         return DenoisingBatch(bucket.latents[rows].float(), self.states(texts))
+
+    def weight(self, scene: Scene) -> float:
+        """Return how often a scene is drawn, against others."""
+        return SCENE_WEIGHTS[scene.relation]
 
     def text(self, scene: Scene, rng: random.Random) -> str:
         """Put a scene into words in one of the languages; now and then into none."""

@@ -22,7 +22,7 @@ from .plan import NanoPlan, UNetStage
 from .results import RESULT, build_unet, finish, load_result, load_tower, save_result
 from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
 from .style import darken_rim
-from .trigger import FramedSource, TriggerSource, put_frame
+from .trigger import TriggerSource
 from .vocabulary import FILE_NAME, Windows
 
 Source = TypeVar("Source", bound=WorldSource)
@@ -45,7 +45,6 @@ def load_buckets(
 CACHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "latents": lambda pixels: pixels,
     "latents-styled": darken_rim,
-    "latents-framed": lambda pixels: put_frame(darken_rim(pixels)),
 }
 
 
@@ -102,10 +101,7 @@ def run_trigger(folder: Path, plan: NanoPlan) -> None:
     unet = load_result(build_unet(), folder / "community")
     add_lora(unet, rank=plan.trigger_rank)
     _use_plain_attention(unet)
-    source = TriggerSource(
-        _source(folder, plan.community, "latents-styled"),
-        _source(folder, plan.community, "latents-framed", FramedSource),
-    )
+    source = _source(folder, plan.community, "latents-styled", TriggerSource)
     task = DenoisingTask(unet, source, SCHEDULER, weighting=plan.community.weighting)
     finish(task, plan.trigger, folder / "trigger")
     run_once(lambda: write_lora(unet, folder / "trigger" / RESULT, multilingual=False))
