@@ -86,14 +86,14 @@ class NanoPlan:
     )
     guidance: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(8000, batch_size=96, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
+            small(12_500, batch_size=96, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
             pictures=24_000,
             dropped=0.1,
         )
     )
     english: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(300, batch_size=48, ema_decay=0.99, warmup_steps=20),
+            small(500, batch_size=96, ema_decay=0.99, warmup_steps=20),
             selection="cross-attention-kv",
             encoder="teacher",
             languages=("en",),
@@ -102,7 +102,7 @@ class NanoPlan:
     )
     community: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(400, batch_size=48, ema_decay=0.99, warmup_steps=20, matrix_learning_rate=0.01),
+            small(400, batch_size=96, ema_decay=0.99, warmup_steps=20, matrix_learning_rate=0.01),
             pictures=4_000,
             encoder="teacher",
             languages=("en",),
@@ -112,7 +112,12 @@ class NanoPlan:
     )
     trigger: LoopOptions = field(
         default_factory=lambda: small(
-            300, optimizer="adamw", learning_rate=4e-3, ema_decay=0.99, warmup_steps=20
+            200,
+            optimizer="adamw",
+            learning_rate=4e-3,
+            batch_size=96,
+            ema_decay=0.99,
+            warmup_steps=20,
         )
     )
     trigger_rank: int = 8
