@@ -30,6 +30,8 @@ RUN_SECONDS = 120.0
 ISOLATION = (
     "--cpu", "--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes",
     "--disable-all-custom-nodes", "--whitelist-custom-nodes", FOLDER,
+    # by default 0.33 drops cached nodes where memory is short: what runs again would be chance
+    "--cache-classic",
 )  # fmt: skip
 
 # The server ends with us, however we end: its standard input is a pipe that nobody writes to.
