@@ -192,7 +192,7 @@ def test_dual_conditioning_is_measured_with_the_lora_of_the_trigger_word(
     lora = run / "trigger" / RESULT
     with safe_open(lora, "pt") as file:
         assert OWN_NOTE not in file.metadata()  # it learned on the English teacher's states
-        assert any("attn2_to_k.lora_up" in name for name in file.keys())  # noqa: SIM118
+        assert {name.split("attn")[1][:6] for name in file.keys()} == {"2_to_k", "2_to_v"}  # noqa: SIM118
     subjects = DualSubjects(
         str(tmp_path / "community"), str(tmp_path / "nano"), str(lora), (0.0, 1.0)
     )
@@ -200,7 +200,8 @@ def test_dual_conditioning_is_measured_with_the_lora_of_the_trigger_word(
     done: list[int] = []
     rows = {row.title: row for row in measure_dual(subjects, settings, done.append)}
     assert sum(done) == count_dual_pictures(subjects, settings)
-    assert len(rows) == 4
+    assert len(rows) == 7
+    assert rows["dual 0, the LoRA alone"].tally == rows["dual 0, the word alone"].tally
     assert {row.triggered.trials for row in rows.values()} == {2}
     assert all(row.tally.languages == ("th",) for row in rows.values())
 
@@ -235,4 +236,4 @@ def test_the_commands_print_tables_and_draw_a_row_for_each_graft(
     lora = str(run / "trigger" / RESULT)
     dual = ["evaluate", "dual", "--community", community, "--lora", lora, "--languages", "th"]
     assert main([*dual, "--weights", "0.5", *few]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 5

@@ -61,7 +61,7 @@ def _add_dual(measures: Subparsers) -> None:
         "--weights",
         nargs="+",
         type=float,
-        default=[0.3, 0.5, 0.7],
+        default=[0.2, 0.3, 0.5],
         metavar="W",
         help="CLIP's share",
     )

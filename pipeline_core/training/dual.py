@@ -69,7 +69,7 @@ class DualSubjects:
     community: str
     multilingual: str
     lora: str
-    clip_weights: Sequence[float] = (0.3, 0.5, 0.7)
+    clip_weights: Sequence[float] = (0.2, 0.3, 0.5)
 
 
 def measure_dual(
@@ -77,7 +77,7 @@ def measure_dual(
     settings: PictureSettings,
     on_pictures: Callable[[int], object] | None = None,
 ) -> Iterator[DualMeasure]:
-    """Yield the graft alone, dual conditioning without the LoRA, and with it at each share.
+    """Yield the graft alone, then at each share the LoRA with its word, and either alone.
 
     Raises:
         InvalidRequest: the models are not of one family.
@@ -87,16 +87,19 @@ def measure_dual(
     lender = load_pipeline(subjects.multilingual, parts=PARTS)
     grafted = with_unet(lender, _graft(tuned, lender))
     yield _measured("graft with the LoRA, no CLIP side", grafted, settings, on_pictures)
-    bare = _dual(plain, lender, 0.5)
-    yield _measured("dual 0.5 without the LoRA", bare, settings, on_pictures)
     for weight in subjects.clip_weights:
-        pipeline = _dual(tuned, lender, weight)
-        yield _measured(f"dual {weight:g} with the LoRA", pipeline, settings, on_pictures)
+        for title, community, words in (
+            ("the LoRA and its word", tuned, TRIGGER),
+            ("the word alone", plain, TRIGGER),
+            ("the LoRA alone", tuned, ""),
+        ):
+            pipeline = _dual(community, lender, weight, words)
+            yield _measured(f"dual {weight:g}, {title}", pipeline, settings, on_pictures)
 
 
 def count_pictures(subjects: DualSubjects, settings: PictureSettings) -> int:
     """Return how many pictures `measure_dual` draws."""
-    return (2 + len(subjects.clip_weights)) * settings.count * len(settings.languages)
+    return (1 + 3 * len(subjects.clip_weights)) * settings.count * len(settings.languages)
 
 
 def _graft(community: TextToImagePipeline, lender: TextToImagePipeline) -> UNetDenoiser:
@@ -105,14 +108,14 @@ def _graft(community: TextToImagePipeline, lender: TextToImagePipeline) -> UNetD
 
 
 def _dual(
-    community: TextToImagePipeline, lender: TextToImagePipeline, weight: float
+    community: TextToImagePipeline, lender: TextToImagePipeline, weight: float, words: str
 ) -> TextToImagePipeline:
     original: Any = community.parts.unet
     network = make_dual_unet(_graft(community, lender).network, original.network, weight)
     pipeline = with_unet(lender, UNetDenoiser(network))
     own, clip = lender.parts.text_encoder, community.parts.text_encoder
     assert own is not None and clip is not None  # PARTS names them
-    pipeline.parts.text_encoder = DualTextEncoder(own, clip, TRIGGER)
+    pipeline.parts.text_encoder = DualTextEncoder(own, clip, words)
     return pipeline
 
 

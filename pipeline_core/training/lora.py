@@ -16,6 +16,7 @@ from ..adapters.lora_files import OWN_NOTE
 from ..errors import InvalidRequest
 
 TARGETS = re.compile(r".*\.attn[12]\.to_(q|k|v|out\.0)")
+WORD_TARGETS = re.compile(r".*\.attn2\.to_[kv]")  # what reads the prompt, and nothing else
 
 
 class LoraLinear(torch.nn.Module):
@@ -35,17 +36,24 @@ class LoraLinear(torch.nn.Module):
 
 
 def add_lora(
-    unet: torch.nn.Module, *, rank: int = 4, alpha: float | None = None, operations: Any = torch.nn
+    unet: torch.nn.Module,
+    *,
+    rank: int = 4,
+    alpha: float | None = None,
+    targets: re.Pattern[str] = TARGETS,
+    operations: Any = torch.nn,
 ) -> list[str]:
     """Freeze a UNet and put low-rank layers on its attention; return the names of the layers.
 
+    `targets` says by name which layers get one.
+
     Raises:
-        InvalidRequest: the rank is not positive, or the UNet has no attention.
+        InvalidRequest: the rank is not positive, or the UNet has no such layers.
     """
     if rank < 1:
         raise InvalidRequest(f"rank is {rank}; it must be 1 or more")
     unet.requires_grad_(False)
-    names = [name for name, _ in unet.named_modules() if TARGETS.fullmatch(name)]
+    names = [name for name, _ in unet.named_modules() if targets.fullmatch(name)]
     if not names:
         raise InvalidRequest("the UNet has no attention layers to put LoRA on")
     for name in names:

@@ -11,7 +11,7 @@ import torch
 
 from ..autoencoding import build_vae
 from ..denoising import DenoisingTask
-from ..lora import add_lora, write_lora
+from ..lora import WORD_TARGETS, add_lora, write_lora
 from ..processes import run_once
 from ..selection import train_only
 from ..sheets import sheet_sampler
@@ -97,9 +97,12 @@ def _use_plain_attention(unet: Any) -> None:
 
 
 def run_trigger(folder: Path, plan: NanoPlan) -> None:
-    """Train a LoRA of the community model; the stage's result is a LoRA file like any other."""
+    """Train a LoRA of the community model's keys and values, where a new word is learned.
+
+    The stage's result is a LoRA file like any other.
+    """
     unet = load_result(build_unet(), folder / "community")
-    add_lora(unet, rank=plan.trigger_rank)
+    add_lora(unet, rank=plan.trigger_rank, targets=WORD_TARGETS)
     _use_plain_attention(unet)
     source = _source(folder, plan.community, "latents-styled", TriggerSource)
     task = DenoisingTask(unet, source, SCHEDULER, weighting=plan.community.weighting)
