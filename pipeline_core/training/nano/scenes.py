@@ -20,8 +20,9 @@ from ..loop import Position
 from ..text_tower import AltClipText, restore_pads, trim_pads
 from ..world.captions import word
 from ..world.drawing import draw
-from ..world.scene import Scene, random_hazard_scene, random_scene
+from ..world.scene import Scene, random_hazard_scene
 from .configs import CONTEXT_LENGTH, VAE
+from .usual import choose_detail, usual_scene
 from .variation import describe
 from .vocabulary import Windows
 
@@ -52,7 +53,7 @@ def bucket_scenes(size: tuple[int, int], count: int, seed: int = 0) -> list[Scen
     """Return the first `count` training scenes of a bucket; more of them start with the same."""
     rng = random.Random(f"{seed} {size}")
     return [
-        random_hazard_scene(rng) if rng.random() < HAZARD_SHARE else random_scene(rng)
+        random_hazard_scene(rng) if rng.random() < HAZARD_SHARE else usual_scene(rng)
         for _ in range(count)
     ]
 
@@ -127,7 +128,8 @@ class WorldSource:
         if rng.random() < WORD_SHARE:
             thing = rng.choice(scene.things)
             return word(language, rng.choice((thing.shape, thing.colour)))
-        return describe(scene, language, list(self.languages), rng).text
+        detail = choose_detail(scene, language, rng)
+        return describe(scene, language, list(self.languages), rng, detail=detail).text
 
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> torch.Tensor:

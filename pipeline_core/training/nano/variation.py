@@ -26,12 +26,22 @@ _LEAST_OPENING = 3  # characters
 _NO_SPACES = ("zh", "ja", "th")
 
 
-def describe(scene: Scene, language: str, others: Sequence[str], rng: random.Random) -> Caption:
-    """Describe a scene in a language, varied; now and then in another of `others` as well."""
+def describe(
+    scene: Scene,
+    language: str,
+    others: Sequence[str],
+    rng: random.Random,
+    *,
+    detail: str | None = None,
+) -> Caption:
+    """Describe a scene in a language, varied; now and then in another of `others` as well.
+
+    `detail` as in `caption`.
+    """
     if set(others) - {language} and rng.random() < MIXED:
-        first, second = two_captions(scene, language, others, rng)
+        first, second = two_captions(scene, language, others, rng, detail=detail)
         return join(_varied(first, rng), _varied(second, rng))
-    return _varied(caption(scene, language, rng), rng)
+    return _varied(caption(scene, language, rng, detail=detail), rng)
 
 
 def _varied(said: Caption, rng: random.Random) -> Caption:

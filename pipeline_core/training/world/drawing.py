@@ -38,8 +38,8 @@ LAYOUT = {
     (True, "small"): (0.25, 0.30, 0.28),
     (True, "large"): (0.42, 0.46, 0.22),
 }
-INNER = (0.21, 0.25)  # of 'inside': the thing within ...
-OUTER = (0.62, 0.68)  # ... and the one around it
+INNER = (0.24, 0.28)  # of 'inside': the thing within ...
+OUTER = (0.68, 0.74)  # ... and the one around it
 ROOM_BELOW = {"triangle": 0.07}  # where the middle of the room is not the middle of the box
 DRAWS_BACKGROUND, DRAWS_THING = 4, 8
 

@@ -19,11 +19,15 @@ def two_captions(
     rng: random.Random,
     *,
     split: Split = "train",
+    detail: str | None = None,
 ) -> tuple[Caption, Caption]:
-    """Describe a scene in `language` and in another of `others`; neither need say everything."""
+    """Describe a scene in `language` and in another of `others`; neither need say everything.
+
+    `detail` as in `caption`, for both.
+    """
     languages = [language, rng.choice([other for other in others if other != language])]
     rng.shuffle(languages)
-    first, second = (caption(scene, tag, rng, split=split) for tag in languages)
+    first, second = (caption(scene, tag, rng, split=split, detail=detail) for tag in languages)
     return first, second
 
 
