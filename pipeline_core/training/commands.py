@@ -41,12 +41,12 @@ def run_nano(args: argparse.Namespace) -> int:
     """Train nano's stages, and export the result where asked."""
     import torch
 
-    from .memory import keep_freed_memory
+    from .cpu import tune_cpu
     from .nano.plan import read_plan
     from .nano.recipe import train_nano
     from .processes import run_once
 
-    keep_freed_memory()
+    tune_cpu()
     if args.threads:
         torch.set_num_threads(args.threads)
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)

@@ -86,8 +86,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize_all(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return every matrix made orthogonal; of several processes each does a part and shares it.
 
-    What is shared is bf16, as `orthogonalize` computes: nothing is lost, and the processes, which
-    hold the same gradients, go on with the same numbers as one alone.
+    What is shared is in the dtype that `orthogonalize` computes in: nothing is lost, and the
+    processes, which hold the same gradients, go on with the same numbers as one alone.
     """
     if not (distributed.is_available() and distributed.is_initialized() and matrices):
         return [orthogonalize(matrix) for matrix in matrices]
@@ -100,7 +100,8 @@ def orthogonalize_all(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         orthogonalize(matrix) if index in mine else torch.zeros_like(matrix)
         for index, matrix in enumerate(matrices)
     ]
-    together = torch.cat([part.flatten() for part in parts]).bfloat16()
+    together = torch.cat([part.flatten() for part in parts])
+    together = together.to(_working_dtype(together))
     distributed.all_reduce(together)
     pieces = together.to(matrices[0].dtype).split([matrix.numel() for matrix in matrices])
     return [piece.view_as(matrix) for piece, matrix in zip(pieces, matrices, strict=True)]
@@ -113,8 +114,13 @@ def orthogonalize(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = (x / (x.norm() + 1e-7)).bfloat16()  # half the time, and exact enough: see the post
+    x = (x / (x.norm() + 1e-7)).to(_working_dtype(x))
     for _ in range(iterations):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _working_dtype(matrix: torch.Tensor) -> torch.dtype:
+    """Return bf16, exact enough (see the post), where it is fast; most CPUs take twice as long."""
+    return torch.float32 if matrix.device.type == "cpu" else torch.bfloat16

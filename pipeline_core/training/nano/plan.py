@@ -23,7 +23,6 @@ def small(steps: int, **values: Any) -> LoopOptions:
         "betas": (0.9, 0.99),
         "weight_decay": 0.0,
         "decay": "cosine",
-        "mixed_precision": "bf16",
         "checkpoint_every": 100,
         "sample_every": 500,
     }

@@ -33,12 +33,12 @@ CHUNK = 128  # pictures at a time on a CPU; more gains nothing
 # Smallest and largest size, and distance from the middle when off-centre, in shares of the side
 # (sizes: of the shorter one), by (is one of two, size): two never touch, large ones are no pair.
 LAYOUT = {
-    (False, "small"): (0.25, 0.31, 0.27),
-    (False, "large"): (0.44, 0.51, 0.19),
-    (True, "small"): (0.25, 0.30, 0.28),
-    (True, "large"): (0.42, 0.46, 0.22),
+    (False, "small"): (0.29, 0.34, 0.27),
+    (False, "large"): (0.46, 0.52, 0.19),
+    (True, "small"): (0.29, 0.33, 0.28),
+    (True, "large"): (0.43, 0.46, 0.22),
 }
-INNER = (0.24, 0.28)  # of 'inside': the thing within ...
+INNER = (0.265, 0.305)  # of 'inside': the thing within ...
 OUTER = (0.68, 0.74)  # ... and the one around it
 ROOM_BELOW = {"triangle": 0.07}  # where the middle of the room is not the middle of the box
 DRAWS_BACKGROUND, DRAWS_THING = 4, 8

@@ -19,7 +19,7 @@ from .segments import Segments, segment
 
 MIN_SIDE = 48  # pixels; from 96 on readings of true scenes are as good as at 128
 MIN_AREA = 0.006  # of the squared shorter side; below is a speck, not a thing
-LARGE = 0.365  # size, in shares of the shorter side, from which a thing is large
+LARGE = 0.385  # size, in shares of the shorter side, from which a thing is large
 OFF_CENTRE = 0.115  # share of width or height from which a thing is off the middle
 MIN_LIKENESS = 0.78  # below, a shape has no name; true ones, mildly blurred, reach 0.85
 
