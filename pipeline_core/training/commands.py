@@ -8,6 +8,7 @@ from typing import Any
 
 from .commands_evaluate import add_measures
 from .commands_tuning import add_recipes
+from .cpu import tuned_cpu
 from .nano.stage_names import COMMUNITY_MODELS, COMMUNITY_STAGES, STAGES
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
@@ -37,16 +38,15 @@ def _add_nano(recipes: Subparsers) -> None:
     parser.set_defaults(run=run_nano)
 
 
+@tuned_cpu()
 def run_nano(args: argparse.Namespace) -> int:
     """Train nano's stages, and export the result where asked."""
     import torch
 
-    from .cpu import tune_cpu
     from .nano.plan import read_plan
     from .nano.recipe import train_nano
     from .processes import run_once
 
-    tune_cpu()
     if args.threads:
         torch.set_num_threads(args.threads)
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)

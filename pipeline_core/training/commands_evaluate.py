@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .cpu import tuned_cpu
+
 SHEET_COLUMNS = 9  # languages, a picture each
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
@@ -82,6 +84,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print all rates as JSON")
 
 
+@tuned_cpu()
 def run_obedience(args: argparse.Namespace) -> int:
     """Print the share of pictures that show what their prompts say."""
     from .evaluation import ObedienceTest, measure_obedience
@@ -92,6 +95,7 @@ def run_obedience(args: argparse.Namespace) -> int:
     return 0
 
 
+@tuned_cpu()
 def run_negatives(args: argparse.Namespace) -> int:
     """Print how often a colour is seen, with and without its name in the negative prompt."""
     from .evaluation import PictureSettings
@@ -114,6 +118,7 @@ def run_negatives(args: argparse.Namespace) -> int:
     return 0
 
 
+@tuned_cpu()
 def run_grafts(args: argparse.Namespace) -> int:
     """Print obedience in all languages, in English, and the style kept, one line a graft."""
     from .evaluation import ObedienceTest
@@ -131,6 +136,7 @@ def run_grafts(args: argparse.Namespace) -> int:
     return 0
 
 
+@tuned_cpu()
 def run_dual(args: argparse.Namespace) -> int:
     """Print obedience and the share of pictures that a trigger word changed, a line each way."""
     from .dual import DualSubjects, count_pictures, measure_dual

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
+from .cpu import tuned_cpu
 
 Subparsers = Any  # argparse names the type of its sub-parsers privately
 
@@ -97,6 +98,7 @@ def _loop(args: argparse.Namespace, **defaults: Any) -> Any:
     return LoopOptions(**{**defaults, **given})
 
 
+@tuned_cpu()
 def run_unet_recipe(args: argparse.Namespace) -> int:
     """Run one of the UNet recipes and print the file it made."""
     from .tuning import ConceptAlignment, DreamBooth, Guidance, Lora, Quality, tune
@@ -129,6 +131,7 @@ def run_unet_recipe(args: argparse.Namespace) -> int:
     return 0
 
 
+@tuned_cpu()
 def run_teacher_learning(args: argparse.Namespace) -> int:
     """Run teacher learning and print the folder of the student."""
     from .teacher_learning import TeacherLearning, learn_from_teacher
@@ -145,6 +148,7 @@ def run_teacher_learning(args: argparse.Namespace) -> int:
     return 0
 
 
+@tuned_cpu()
 def run_contrastive_tuning(args: argparse.Namespace) -> int:
     """Run contrastive tuning and print the folder of the student."""
     from .contrastive_tuning import ContrastiveTuning, tune_by_contrast
