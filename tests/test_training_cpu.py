@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from multilingual_diffusion.pipeline_core.training.cpu import tuned_cpu
 
 
