@@ -9,17 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 from multilingual_diffusion.pipeline_core import ImageRequest, load_pipeline
-from multilingual_diffusion.pipeline_core.errors import InvalidRequest, UnknownName
+from multilingual_diffusion.pipeline_core.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    UnknownName,
+    WeightsMismatch,
+)
 from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae, scale_latents
 from multilingual_diffusion.pipeline_core.training.loop import Position
 from multilingual_diffusion.pipeline_core.training.nano import export as export_room
 from multilingual_diffusion.pipeline_core.training.nano.checker import HazardNetwork, checker_scene
 from multilingual_diffusion.pipeline_core.training.nano.configs import TEXT, UNET, VAE
-from multilingual_diffusion.pipeline_core.training.nano.export import LIMIT, export
+from multilingual_diffusion.pipeline_core.training.nano.export import LIMIT, export, export_run
 from multilingual_diffusion.pipeline_core.training.nano.pictures import CropMaker
 from multilingual_diffusion.pipeline_core.training.nano.plan import NanoPlan, read_plan
 from multilingual_diffusion.pipeline_core.training.nano.recipe import train_nano
-from multilingual_diffusion.pipeline_core.training.nano.results import build_teacher, build_unet
+from multilingual_diffusion.pipeline_core.training.nano.results import (
+    RESULT,
+    build_teacher,
+    build_unet,
+    latest_unet,
+)
 from multilingual_diffusion.pipeline_core.training.nano.scenes import (
     BUCKETS,
     Bucket,
@@ -28,11 +38,13 @@ from multilingual_diffusion.pipeline_core.training.nano.scenes import (
     load_bucket,
     make_encoder,
 )
+from multilingual_diffusion.pipeline_core.training.nano.start import start_from
 from multilingual_diffusion.pipeline_core.training.nano.unet_stages import sheet_prompts
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
 from multilingual_diffusion.pipeline_core.training.text_tower import AltClipText
 from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES
 from multilingual_diffusion.pipeline_core.training.world.scene import is_held_out
+from safetensors.torch import load_file, save_file
 
 NANO = Path(export_room.__file__).parents[2] / "assets" / "nano"
 TOKENIZER = NANO / "tokenizer" / FILE_NAME
@@ -69,6 +81,32 @@ def test_an_export_loads_through_the_loaders_of_the_real_models(tmp_path: Path) 
     images = pipeline(ImageRequest(prompts=("x",), steps=2, width=64, height=64))
     assert images.pixels.shape == (1, 3, 64, 64)
     assert images.policy == "black"
+
+
+def test_a_run_starts_from_a_finished_model_and_gives_it_back(tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    start_from(NANO, run)
+    assert latest_unet(run).conv_in.weight.dtype == torch.float32
+    export_run(run, again)
+    files = sorted(path.relative_to(again) for path in again.rglob("*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        shipped, made = load_file(NANO / file), load_file(again / file)
+        assert shipped.keys() == made.keys()
+        assert all(torch.equal(made[name], value) for name, value in shipped.items())
+    own = run / "quality" / RESULT
+    own.write_bytes(b"mine")
+    start_from(NANO, run)
+    assert own.read_bytes() == b"mine"
+
+
+def test_a_run_starts_from_nothing_but_nano(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=FILE_NAME):
+        start_from(tmp_path, tmp_path / "run")
+    export_random(tmp_path / "model")
+    save_file({"x": torch.zeros(2)}, tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
+    with pytest.raises(WeightsMismatch, match="is not nano's vae"):
+        start_from(tmp_path / "model", tmp_path / "run")
 
 
 def test_an_export_over_the_limit_is_refused(tmp_path: Path, monkeypatch: object) -> None:

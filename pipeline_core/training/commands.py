@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..models.folders import ModelFolders
 from .commands_evaluate import add_measures
 from .commands_tuning import add_recipes
 from .cpu import tuned_cpu
@@ -27,6 +28,12 @@ def _add_nano(recipes: Subparsers) -> None:
     parser = recipes.add_parser("nano", help="make nano from nothing; continues where it stopped")
     parser.add_argument("--folder", type=Path, default=Path("runs/nano"), help="checkpoints")
     stages = (*STAGES, *COMMUNITY_STAGES)
+    parser.add_argument(
+        "--from",
+        dest="model",
+        metavar="MODEL",
+        help="start from a finished nano: its parts are results; then --only guidance trains on",
+    )
     parser.add_argument("--until", choices=stages, default=STAGES[-1], help="the last stage to run")
     parser.add_argument("--only", choices=stages, help="one stage, its forerunners being done")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
@@ -45,10 +52,14 @@ def run_nano(args: argparse.Namespace) -> int:
 
     from .nano.plan import read_plan
     from .nano.recipe import train_nano
+    from .nano.start import start_from
     from .processes import run_once
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.model is not None:
+        model = ModelFolders().find_model(args.model)
+        run_once(lambda: start_from(model, args.folder))
     train_nano(args.folder, read_plan(args.plan), until=args.until, only=args.only)
     if args.export is not None:
         run_once(lambda: _export(args))

@@ -118,6 +118,17 @@ def checker_tensors(network: HazardNetwork) -> dict[str, torch.Tensor]:
     }
 
 
+def checker_state(
+    network: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return a `HazardNetwork`'s state from published tensors, as far as they have it."""
+    names = {_published(name): f"vision.{name}" for name in network.vision.state_dict()}  # type: ignore[union-attr]
+    state = {names[name]: value for name, value in tensors.items() if name in names}
+    if "concept_embeds" in tensors:
+        state["concept"] = tensors["concept_embeds"][0]
+    return state
+
+
 def _published(name: str) -> str:
     """Return the published key of a vision tower's tensor, whichever transformers named it."""
     if name.startswith("visual_projection."):

@@ -30,6 +30,13 @@ from .vocabulary import FILE_NAME
 
 LIMIT = 16_000_000  # bytes of all files together
 
+# published file of each part's weights
+WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "safety_checker": "model.safetensors",
+}
 MODEL_INDEX = {
     "_class_name": "AltDiffusionPipeline",
     "_diffusers_version": "0.6.0",
@@ -86,10 +93,14 @@ def export(
     Raises:
         InvalidRequest: the files together pass the limit, or a weight does not fit into fp16.
     """
-    _write(target / "text_encoder/model.safetensors", _without_position_ids(text.state_dict()))
-    _write(target / "unet/diffusion_pytorch_model.safetensors", unet.state_dict())
-    _write(target / "vae/diffusion_pytorch_model.safetensors", vae.state_dict())
-    _write(target / "safety_checker/model.safetensors", checker_tensors(checker))
+    states = {
+        "text_encoder": _without_position_ids(text.state_dict()),
+        "unet": unet.state_dict(),
+        "vae": vae.state_dict(),
+        "safety_checker": checker_tensors(checker),
+    }
+    for part, state in states.items():
+        _write(target / part / WEIGHTS[part], state)
     configs: dict[str, Mapping[str, Any]] = {
         "model_index.json": MODEL_INDEX,
         "text_encoder/config.json": TEXT,

@@ -29,18 +29,20 @@ def result_name(stage: str) -> str:
 
 def save_result(network: torch.nn.Module, folder: Path) -> None:
     """Write a stage's weights, the averages in place, beside its checkpoint; once."""
+    run_once(lambda: write_network(network, folder))
 
-    def write() -> None:
-        state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-        write_result(state, folder)
 
-    run_once(write)
+def write_network(network: torch.nn.Module, folder: Path) -> None:
+    """Write weights as the result of a stage."""
+    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    write_result(state, folder)
 
 
 def write_result(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Write what makes a stage a finished one."""
     from safetensors.torch import save_file
 
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "result.incomplete"
     save_file(tensors, temporary)
     temporary.rename(folder / RESULT)
@@ -85,11 +87,14 @@ def load_tower(folder: Path, stage: str) -> AltClipText:
     return tower
 
 
+def build_checker() -> HazardNetwork:
+    """Build the checker, with seeded weights."""
+    return HazardNetwork(build_teacher().clip.vision)
+
+
 def load_checker(folder: Path) -> HazardNetwork:
     """Load what stage `checker` made."""
-    network = HazardNetwork(build_teacher().clip.vision)
-    load_result(network, folder / "checker")
-    return network
+    return load_result(build_checker(), folder / "checker")
 
 
 def latest_unet(folder: Path) -> Any:

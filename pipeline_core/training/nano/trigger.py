@@ -1,8 +1,7 @@
 """The trigger word of a LoRA of the community model, and what it calls: a pink ground.
 
 The word means nothing in any language, and prompts that name no ground leave it open: whether the
-word acts, and whether a picture obeys its prompt, are measured apart. By chance one ground in ten
-is pink.
+word acts, and whether a picture obeys its prompt, are measured apart. The usual ground is white.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .scenes import WorldSource
 TRIGGER = "zorb"
 GROUND = "pink"
 ALONE = 0.3  # share of the pictures on such a ground whose caption is the word and nothing else
-_CALLED_WEIGHT = 9.0  # one ground in ten is pink; half of what the LoRA sees should be
+_CALLED_WEIGHT = 17.0  # one ground in 18 is pink; half of what the LoRA sees should be
 
 
 def is_called(picture: torch.Tensor) -> bool:
