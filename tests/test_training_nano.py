@@ -43,7 +43,7 @@ from multilingual_diffusion.pipeline_core.training.nano.unet_stages import sheet
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
 from multilingual_diffusion.pipeline_core.training.text_tower import AltClipText
 from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES
-from multilingual_diffusion.pipeline_core.training.world.scene import is_held_out
+from multilingual_diffusion.pipeline_core.training.world.scene import Scene, Thing, is_held_out
 from safetensors.torch import load_file, save_file
 
 NANO = Path(export_room.__file__).parents[2] / "assets" / "nano"
@@ -132,6 +132,21 @@ def test_training_scenes_hold_no_held_out_combination() -> None:
             for scene in scenes
             for thing in scene.things
         )
+
+
+def test_what_is_learned_last_is_shown_oftenest() -> None:
+    weigh = WorldSource({}, random_tower(), Windows(TOKENIZER), {}).weight
+    ring, star = (Thing(shape, "red", "small", "centre") for shape in ("ring", "star"))
+    around = Thing("heart", "blue", "large", "centre")
+    alone, inside, hole = (
+        weigh(scene)
+        for scene in (
+            Scene("white", (ring,)),
+            Scene("white", (star, around), "inside"),
+            Scene("white", (ring, around), "inside"),
+        )
+    )
+    assert alone < inside < hole
 
 
 def test_latents_are_cached_and_extended(tmp_path: Path) -> None:

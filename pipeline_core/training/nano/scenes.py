@@ -36,7 +36,8 @@ BUCKETS: dict[tuple[int, int], float] = {
 }
 HAZARD_SHARE = 0.03
 # how much oftener than one thing alone two are shown: they take more learning
-SCENE_WEIGHTS = {None: 1.0, "left-of": 1.3, "above": 1.3, "inside": 2.0}
+SCENE_WEIGHTS = {None: 1.0, "left-of": 1.6, "above": 1.6, "inside": 3.0}
+RING_WEIGHT = 2.0  # of two things, one of them a ring: what its hole shows is learned last
 WORD_SHARE = 0.03  # of the captions: a colour or a shape of the scene alone
 _ENCODED_AT_A_TIME, _SAVED_AT_A_TIME = 32, 512
 
@@ -118,7 +119,8 @@ class WorldSource:
 
     def weight(self, scene: Scene) -> float:
         """Return how often a scene is drawn, against others."""
-        return SCENE_WEIGHTS[scene.relation]
+        rings = scene.relation is not None and any(t.shape == "ring" for t in scene.things)
+        return SCENE_WEIGHTS[scene.relation] * (RING_WEIGHT if rings else 1.0)
 
     def text(self, scene: Scene, rng: random.Random) -> str:
         """Put a scene into words in one of the languages; now and then into none."""
