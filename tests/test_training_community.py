@@ -61,6 +61,7 @@ from multilingual_diffusion.pipeline_core.training.nano.trigger import (
     is_called,
     trigger_prompt,
 )
+from multilingual_diffusion.pipeline_core.training.nano.usual import usual_scene
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
 from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES, word
 from multilingual_diffusion.pipeline_core.training.world.drawing import draw
@@ -168,7 +169,7 @@ def test_the_called_ground_is_seen_and_prompts_leave_it_open() -> None:
 
 def test_half_of_what_the_trigger_source_shows_is_called_by_the_word() -> None:
     rng = random.Random(9)
-    scenes = [random_scene(rng) for _ in range(500)]
+    scenes = [usual_scene(rng) for _ in range(2000)]
     grounds = torch.tensor([float(scene.background == GROUND) for scene in scenes])
     bucket = Bucket(scenes, grounds[:, None, None, None].expand(-1, 4, 2, 2))
     tower = build_teacher().clip.text
