@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,17 +36,22 @@ both = pytest.mark.parametrize("name", ["graft", "dual_conditioning"])
 
 @pytest.fixture(scope="module")
 def server(comfyui: Server) -> Iterator[Server]:
-    """The server with these files; the checkpoint is large and goes when the tests are through."""
+    """The server with these files; they go when the tests are through."""
     models = comfyui.base / "models"
     for folder in ("checkpoints", "loras"):
         (models / folder).mkdir(exist_ok=True)
     checkpoint = shallow_checkpoints.write_checkpoint(models / "checkpoints" / CHECKPOINT)
-    for name, seed in (("base", 5), ("multilingual", 6)):
-        shallow_checkpoints.write_multilingual(models / "multilingual" / name, unet_seed=seed)
-    shallow_checkpoints.write_lora(models / "loras" / LORA)
+    folders = [models / "multilingual" / name for name in ("base", "multilingual")]
+    for folder, seed in zip(folders, (5, 6), strict=True):
+        shallow_checkpoints.write_multilingual(folder, unet_seed=seed)
+    lora = models / "loras" / LORA
+    shallow_checkpoints.write_lora(lora)
     yield comfyui
     comfyui.free()
-    checkpoint.unlink()
+    for file in (checkpoint, lora):
+        file.unlink()
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def prompt(server: Server, name: str, *awake: str, **inputs: Any) -> Prompt:
