@@ -83,7 +83,8 @@ def test_two_processes_make_nano_together(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     shutil.copyfile(TOKENIZER, tmp_path / "tokenizer" / FILE_NAME)
     loop = {"steps": 2, "batch_size": 2, "sample_every": 0}
-    plan = {name: loop for name in ("vae", "teacher", "teacher_learning", "checker")}
+    plan = {name: loop for name in ("vae", "decoder", "teacher", "teacher_learning")}
+    plan["checker"] = loop
     plan |= {name: {**loop, "pictures": 40} for name in ("base", "concept_alignment")}
     plan |= {name: {**loop, "pictures": 40} for name in ("quality", "guidance")}
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")

@@ -56,10 +56,17 @@ class AutoencodingTask:
     def loss(self, network: torch.nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         pixels = batch.to(next(network.parameters()).device)
         made, kl = network(pixels)
-        error = made.float() - pixels
-        squared, absolute = error.square().mean(), error.abs().mean()
-        loss = squared + self.absolute_weight * absolute + self.kl_weight * kl
-        return {"loss": loss, "squared": squared, "kl": kl}
+        losses = pixel_loss(made, pixels, self.absolute_weight)
+        return {**losses, "loss": losses["loss"] + self.kl_weight * kl, "kl": kl}
+
+
+def pixel_loss(
+    made: torch.Tensor, pixels: torch.Tensor, absolute_weight: float
+) -> dict[str, torch.Tensor]:
+    """Return "loss", the squared and the weighted absolute error of pictures, and "squared"."""
+    error = made.float() - pixels
+    squared = error.square().mean()
+    return {"loss": squared + absolute_weight * error.abs().mean(), "squared": squared}
 
 
 class Reconstruction(torch.nn.Module):

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from ...errors import InvalidRequest
-from ..autoencoding import build_vae
 from ..contrastive import MEAN, STD
 from .checker import checker_config, checker_tensors
 from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
@@ -25,6 +24,7 @@ from .results import (
     load_checker,
     load_result,
     load_tower,
+    load_vae,
 )
 from .vocabulary import FILE_NAME
 
@@ -74,7 +74,7 @@ def export_run(folder: Path, target: Path, stage: str | None = None) -> int:
         tokenizer=folder / "tokenizer" / FILE_NAME,
         text=load_tower(folder, "teacher-learning" if own else "teacher"),
         unet=latest_unet(folder) if own else load_result(build_unet(), folder / stage),
-        vae=load_result(build_vae(VAE), folder / "vae"),
+        vae=load_vae(folder),
         checker=load_checker(folder),
     )
 

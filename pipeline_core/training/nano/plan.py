@@ -90,6 +90,11 @@ class NanoPlan:
             dropped=0.1,
         )
     )
+    decoder: LoopOptions = field(
+        default_factory=lambda: small(
+            900, batch_size=8, matrix_learning_rate=0.005, ema_decay=0.995, sample_every=100
+        )
+    )
     english: UNetStage = field(
         default_factory=lambda: UNetStage(
             small(500, batch_size=96, ema_decay=0.99, warmup_steps=20),

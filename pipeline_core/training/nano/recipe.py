@@ -1,9 +1,9 @@
 """All stages of `nano` in order, each in a folder of its own; a finished stage is not run again.
 
-The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's four.
-Then, where asked for, those of the community model: nano's UNet learns to read the English teacher
-(a base), that one a style, and a LoRA of it a trigger word. Killed at any moment, the same call
-continues bit for bit.
+The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's four,
+and the VAE's decoder again for what that UNet makes. Then, where asked for, those of the community
+model: nano's UNet learns to read the English teacher (a base), that one a style, and a LoRA of it a
+trigger word. Killed at any moment, the same call continues bit for bit.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from ..processes import run_once
 from ..world.captions import LANGUAGES
 from .checker import CheckerTask, HazardNetwork
 from .configs import VAE
+from .decoder import DecodingTask
 from .pictures import CropMaker
 from .plan import NanoPlan
 from .results import (
     build_teacher,
+    build_unet,
     finish,
     load_result,
     load_tower,
@@ -34,9 +36,9 @@ from .results import (
     write_result,
 )
 from .scenes import make_encoder
-from .stage_names import COMMUNITY_STAGES, STAGES
+from .stage_names import COMMUNITY_STAGES, STAGES, UNET_STAGES
 from .text_stages import StudentTask, TeacherTask
-from .unet_stages import load_buckets, run_trigger, unet_stage
+from .unet_stages import load_buckets, load_source, run_trigger, unet_stage
 from .vocabulary import FILE_NAME, Windows, write_tokenizer
 
 _log = logging.getLogger("multilingual_diffusion")
@@ -97,6 +99,15 @@ def latent_deviation(vae: torch.nn.Module) -> float:
     return float(values.std()) / VAE["scaling_factor"]
 
 
+def _run_decoder(folder: Path, plan: NanoPlan) -> None:
+    vae = load_result(build_vae(VAE), folder / "vae")
+    unet = load_result(build_unet(), folder / UNET_STAGES[-1])
+    source = load_source(folder, plan.guidance, "latents")
+    task = DecodingTask(vae, unet, source, absolute_weight=plan.absolute_weight)
+    finish(task, plan.decoder, folder / "decoder", log_psnr)
+    save_result(vae, folder / "decoder")
+
+
 def _run_teacher(folder: Path, plan: NanoPlan) -> None:
     network = build_teacher()
     task = TeacherTask(network, Windows(folder / "tokenizer" / FILE_NAME))
@@ -143,6 +154,7 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "concept-alignment": unet_stage("concept-alignment", "base"),
     "quality": unet_stage("quality", "concept-alignment"),
     "guidance": unet_stage("guidance", "quality"),
+    "decoder": _run_decoder,
     "english": unet_stage("english", "guidance"),
     "community": unet_stage("community", "english"),
     "trigger": run_trigger,

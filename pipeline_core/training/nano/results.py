@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 import torch
 
 from ...errors import ModelNotFound
+from ..autoencoding import build_vae
 from ..contrastive import Clip
 from ..loop import CHECKPOINT, LoopOptions, Sampler, run_stage
 from ..processes import run_once
 from ..text_tower import AltClipText
 from .checker import HazardNetwork
 from .claims import ClaimReader
-from .configs import TEXT, UNET, VISION
-from .stage_names import STAGES
+from .configs import TEXT, UNET, VAE, VISION
+from .stage_names import UNET_STAGES
 from .text_stages import TeacherNetwork
 from .vocabulary import FILE_NAME
 
@@ -97,6 +98,12 @@ def load_checker(folder: Path) -> HazardNetwork:
     return load_result(build_checker(), folder / "checker")
 
 
+def load_vae(folder: Path) -> Any:
+    """Load the VAE with the decoder of stage `decoder`, or, before it, of stage `vae`."""
+    done = (folder / "decoder" / RESULT).is_file()
+    return load_result(build_vae(VAE), folder / ("decoder" if done else "vae"))
+
+
 def latest_unet(folder: Path) -> Any:
     """Load the UNet of the last stage that has a result or a checkpoint, averages in place.
 
@@ -104,11 +111,11 @@ def latest_unet(folder: Path) -> Any:
         ModelNotFound: no UNet stage has begun.
     """
     unet = build_unet()
-    for name in reversed(STAGES[STAGES.index("base") :]):
+    for name in reversed(UNET_STAGES):
         if (folder / name / RESULT).is_file():
             return load_result(unet, folder / name)
         if (folder / name / CHECKPOINT).is_file():
-            before = STAGES[STAGES.index(name) - 1]
+            before = UNET_STAGES[UNET_STAGES.index(name) - 1]
             if name != "base":
                 load_result(unet, folder / before)
             state = torch.load(folder / name / CHECKPOINT, map_location="cpu", weights_only=True)

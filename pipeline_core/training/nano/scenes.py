@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,7 +37,7 @@ BUCKETS: dict[tuple[int, int], float] = {
 HAZARD_SHARE = 0.03
 # how much oftener than one thing alone two are shown: they take more learning
 SCENE_WEIGHTS = {None: 1.0, "left-of": 1.6, "above": 1.6, "inside": 3.0}
-RING_WEIGHT = 2.0  # of two things, one of them a ring: what its hole shows is learned last
+RING_WEIGHT = 3.0  # of two things, one of them a ring: what its hole shows is learned last
 WORD_SHARE = 0.03  # of the captions: a colour or a shape of the scene alone
 _ENCODED_AT_A_TIME, _SAVED_AT_A_TIME = 32, 512
 
@@ -85,6 +85,16 @@ def load_bucket(
     return Bucket(scenes, latents[:count])
 
 
+class Picked(NamedTuple):
+    """What a batch is made of: scenes of one bucket, and a caption for each."""
+
+    size: tuple[int, int]
+    rows: list[int]  # seeds of the scenes' poses as well: `draw` makes the same pictures again
+    scenes: list[Scene]
+    latents: torch.Tensor  # (B, 4, h, w), times the scaling factor
+    texts: list[str]
+
+
 class WorldSource:
     """Batches of latents and text states for `DenoisingTask`."""
 
@@ -107,6 +117,11 @@ class WorldSource:
         self.languages, self.dropped = dict(languages), dropped
 
     def batch(self, position: Position, size: int) -> DenoisingBatch:
+        picked = self.pick(position, size)
+        return DenoisingBatch(picked.latents, self.states(picked.texts))
+
+    def pick(self, position: Position, size: int) -> Picked:
+        """Draw a bucket, `size` scenes of it and their captions."""
         rng = position.rng(self.seed)
         sizes = list(self.buckets)
         shared = position.shared_rng(self.seed)  # or one process would wait for larger pictures
@@ -114,8 +129,9 @@ class WorldSource:
         bucket = self.buckets[chosen]
         drawn = range(len(bucket.scenes))
         rows = rng.choices(drawn, cum_weights=self._weights[chosen], k=size)
-        texts = [self.text(bucket.scenes[row], rng) for row in rows]
-        return DenoisingBatch(bucket.latents[rows].float(), self.states(texts))
+        scenes = [bucket.scenes[row] for row in rows]
+        texts = [self.text(scene, rng) for scene in scenes]
+        return Picked(chosen, rows, scenes, bucket.latents[rows].float(), texts)
 
     def weight(self, scene: Scene) -> float:
         """Return how often a scene is drawn, against others."""

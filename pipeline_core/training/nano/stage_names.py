@@ -4,6 +4,7 @@ Those of the community model come after: an English model of nano's family, one 
 a LoRA of that one with a trigger word.
 """
 
+UNET_STAGES = ("base", "concept-alignment", "quality", "guidance")
 STAGES = (
     "tokenizer",
     "vae",
@@ -11,10 +12,8 @@ STAGES = (
     "teacher-learning",
     "checker",
     "latents",
-    "base",
-    "concept-alignment",
-    "quality",
-    "guidance",
+    *UNET_STAGES,
+    "decoder",
 )
 COMMUNITY_MODELS = ("english", "community")
 COMMUNITY_STAGES = (*COMMUNITY_MODELS, "trigger")

@@ -56,7 +56,7 @@ def unet_stage(name: str, before: str | None) -> Callable[[Path, NanoPlan], None
         unet = build_unet()
         if before is not None:
             load_result(unet, folder / before)
-        source = _source(folder, stage, "latents-styled" if stage.styled else "latents")
+        source = load_source(folder, stage, "latents-styled" if stage.styled else "latents")
         train_only(unet, stage.selection)
         _use_plain_attention(unet)
         task = DenoisingTask(
@@ -77,7 +77,10 @@ def unet_stage(name: str, before: str | None) -> Callable[[Path, NanoPlan], None
     return run
 
 
-def _source(folder: Path, stage: UNetStage, cache: str, kind: type[Source] = WorldSource) -> Source:
+def load_source(
+    folder: Path, stage: UNetStage, cache: str, kind: type[Source] = WorldSource
+) -> Source:
+    """Return the batches of a stage: latents of one of the `CACHES`, captions in its languages."""
     run_once(lambda: load_buckets(folder, stage.pictures, cache))  # what is missing, by one process
     return kind(
         load_buckets(folder, stage.pictures, cache),
@@ -104,7 +107,7 @@ def run_trigger(folder: Path, plan: NanoPlan) -> None:
     unet = load_result(build_unet(), folder / "community")
     add_lora(unet, rank=plan.trigger_rank, targets=WORD_TARGETS)
     _use_plain_attention(unet)
-    source = _source(folder, plan.community, "latents-styled", TriggerSource)
+    source = load_source(folder, plan.community, "latents-styled", TriggerSource)
     task = DenoisingTask(unet, source, SCHEDULER, weighting=plan.community.weighting)
     finish(task, plan.trigger, folder / "trigger")
     run_once(lambda: write_lora(unet, folder / "trigger" / RESULT, multilingual=False))
