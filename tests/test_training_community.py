@@ -48,6 +48,7 @@ from multilingual_diffusion.pipeline_core.training.nano.results import (
     save_result,
 )
 from multilingual_diffusion.pipeline_core.training.nano.scenes import Bucket
+from multilingual_diffusion.pipeline_core.training.nano.stage_names import UNET_STAGES
 from multilingual_diffusion.pipeline_core.training.nano.style import (
     DARKENING,
     darken_rim,
@@ -96,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "teacher": teacher,
         "teacher-learning": teacher.clip.text,
         "checker": HazardNetwork(build_teacher().clip.vision),
-        "guidance": build_unet(),
+        UNET_STAGES[-1]: build_unet(),
     }
     for stage, network in networks.items():
         (folder / stage).mkdir()
@@ -120,7 +121,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_base_differs_from_nano_in_keys_and_values_and_the_community_in_all(run: Path) -> None:
     nano, base, community = (
         load_result(build_unet(), run / stage).state_dict()
-        for stage in ("guidance", "english", "community")
+        for stage in (UNET_STAGES[-1], "english", "community")
     )
     changed = {name for name, value in base.items() if not torch.equal(value, nano[name])}
     assert changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,10 +84,9 @@ def test_the_loss_is_that_of_the_picture_drawn_from_the_guess(task: DecodingTask
 
 def test_the_decoder_alone_learns_and_is_what_a_run_exports(tmp_path: Path) -> None:
     start_from(NANO, tmp_path)
-    shutil.copytree(tmp_path / "quality", tmp_path / "guidance")
     plan = NanoPlan()
     few = replace(plan.decoder, steps=2, batch_size=2, warmup_steps=1, sample_every=0)
-    plan = replace(plan, decoder=few, guidance=replace(plan.guidance, pictures=40))
+    plan = replace(plan, decoder=few, details=replace(plan.details, pictures=40))
     unet = latest_unet(tmp_path).state_dict()
     train_nano(tmp_path, plan, only="decoder")
     before = load_result(build_vae(VAE), tmp_path / "vae").state_dict()

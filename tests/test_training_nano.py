@@ -94,7 +94,7 @@ def test_a_run_starts_from_a_finished_model_and_gives_it_back(tmp_path: Path) ->
         shipped, made = load_file(NANO / file), load_file(again / file)
         assert shipped.keys() == made.keys()
         assert all(torch.equal(made[name], value) for name, value in shipped.items())
-    own = run / "quality" / RESULT
+    own = run / "guidance" / RESULT
     own.write_bytes(b"mine")
     start_from(NANO, run)
     assert own.read_bytes() == b"mine"

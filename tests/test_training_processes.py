@@ -86,7 +86,7 @@ def test_two_processes_make_nano_together(tmp_path: Path) -> None:
     plan = {name: loop for name in ("vae", "decoder", "teacher", "teacher_learning")}
     plan["checker"] = loop
     plan |= {name: {**loop, "pictures": 40} for name in ("base", "concept_alignment")}
-    plan |= {name: {**loop, "pictures": 40} for name in ("quality", "guidance")}
+    plan |= {name: {**loop, "pictures": 40} for name in ("quality", "guidance", "details")}
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     command = ["-m", "multilingual_diffusion", "train", "nano", "--folder", ".", "--threads", "1"]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

@@ -32,7 +32,7 @@ def _add_nano(recipes: Subparsers) -> None:
         "--from",
         dest="model",
         metavar="MODEL",
-        help="start from a finished nano: its parts are results; then --only guidance trains on",
+        help="start from a finished nano: its parts are results; then --only details trains on",
     )
     parser.add_argument("--until", choices=stages, default=STAGES[-1], help="the last stage to run")
     parser.add_argument("--only", choices=stages, help="one stage, its forerunners being done")

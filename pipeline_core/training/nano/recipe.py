@@ -1,6 +1,6 @@
 """All stages of `nano` in order, each in a folder of its own; a finished stage is not run again.
 
-The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's four,
+The order is that of `STAGES`: tokenizer, VAE, teacher, its student, the checker, the UNet's five,
 and the VAE's decoder again for what that UNet makes. Then, where asked for, those of the community
 model: nano's UNet learns to read the English teacher (a base), that one a style, and a LoRA of it a
 trigger word. Killed at any moment, the same call continues bit for bit.
@@ -29,6 +29,7 @@ from .results import (
     build_teacher,
     build_unet,
     finish,
+    latest_unet,
     load_result,
     load_tower,
     result_name,
@@ -36,9 +37,9 @@ from .results import (
     write_result,
 )
 from .scenes import make_encoder
-from .stage_names import COMMUNITY_STAGES, STAGES, UNET_STAGES
+from .stage_names import COMMUNITY_STAGES, STAGES
 from .text_stages import StudentTask, TeacherTask
-from .unet_stages import load_buckets, load_source, run_trigger, unet_stage
+from .unet_stages import load_buckets, load_source, result_of, run_trigger, unet_stage
 from .vocabulary import FILE_NAME, Windows, write_tokenizer
 
 _log = logging.getLogger("multilingual_diffusion")
@@ -101,9 +102,8 @@ def latent_deviation(vae: torch.nn.Module) -> float:
 
 def _run_decoder(folder: Path, plan: NanoPlan) -> None:
     vae = load_result(build_vae(VAE), folder / "vae")
-    unet = load_result(build_unet(), folder / UNET_STAGES[-1])
-    source = load_source(folder, plan.guidance, "latents")
-    task = DecodingTask(vae, unet, source, absolute_weight=plan.absolute_weight)
+    source = load_source(folder, plan.details, "latents")
+    task = DecodingTask(vae, latest_unet(folder), source, absolute_weight=plan.absolute_weight)
     finish(task, plan.decoder, folder / "decoder", log_psnr)
     save_result(vae, folder / "decoder")
 
@@ -150,12 +150,13 @@ _RUN: dict[str, Callable[[Path, NanoPlan], None]] = {
     "teacher-learning": _run_teacher_learning,
     "checker": _run_checker,
     "latents": _run_latents,
-    "base": unet_stage("base", None),
-    "concept-alignment": unet_stage("concept-alignment", "base"),
-    "quality": unet_stage("quality", "concept-alignment"),
-    "guidance": unet_stage("guidance", "quality"),
+    "base": unet_stage("base", lambda folder: build_unet()),
+    "concept-alignment": unet_stage("concept-alignment", result_of("base")),
+    "quality": unet_stage("quality", result_of("concept-alignment")),
+    "guidance": unet_stage("guidance", result_of("quality")),
+    "details": unet_stage("details", result_of("guidance")),
     "decoder": _run_decoder,
-    "english": unet_stage("english", "guidance"),
-    "community": unet_stage("community", "english"),
+    "english": unet_stage("english", latest_unet),
+    "community": unet_stage("community", result_of("english")),
     "trigger": run_trigger,
 }

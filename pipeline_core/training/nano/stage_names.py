@@ -4,7 +4,7 @@ Those of the community model come after: an English model of nano's family, one 
 a LoRA of that one with a trigger word.
 """
 
-UNET_STAGES = ("base", "concept-alignment", "quality", "guidance")
+UNET_STAGES = ("base", "concept-alignment", "quality", "guidance", "details")
 STAGES = (
     "tokenizer",
     "vae",

@@ -1,7 +1,7 @@
 """A run that goes on from a finished model: what `export` wrote becomes the results of stages.
 
 The published folder holds no teacher and no optimizer state: the UNet becomes the result of stage
-`quality`, so that `guidance` trains it further, and the community's stages need a new teacher.
+`guidance`, so that `details` trains it further, and the community's stages need a new teacher.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGE_OF = {
     "vae": "vae",
     "text_encoder": "teacher-learning",
     "safety_checker": "checker",
-    "unet": "quality",
+    "unet": "guidance",
 }
 
 

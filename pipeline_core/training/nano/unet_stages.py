@@ -48,14 +48,19 @@ CACHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def unet_stage(name: str, before: str | None) -> Callable[[Path, NanoPlan], None]:
-    """Return what runs a stage of the UNet, which goes on from the result of another."""
+def result_of(stage: str) -> Callable[[Path], Any]:
+    """Return what loads the UNet that a stage left in a run's folder."""
+    return lambda folder: load_result(build_unet(), folder / stage)
+
+
+def unet_stage(
+    name: str, begin: Callable[[Path], torch.nn.Module]
+) -> Callable[[Path, NanoPlan], None]:
+    """Return what runs a stage of the UNet; `begin` gives the network it goes on from."""
 
     def run(folder: Path, plan: NanoPlan) -> None:
         stage: UNetStage = getattr(plan, name.replace("-", "_"))
-        unet = build_unet()
-        if before is not None:
-            load_result(unet, folder / before)
+        unet = begin(folder)
         source = load_source(folder, stage, "latents-styled" if stage.styled else "latents")
         train_only(unet, stage.selection)
         _use_plain_attention(unet)
