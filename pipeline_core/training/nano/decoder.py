@@ -64,16 +64,22 @@ class DecodingTask:
         return DecodingBatch(pixels, picked.latents, self.source.states(picked.texts))
 
     def loss(self, network: torch.nn.Module, batch: DecodingBatch) -> dict[str, torch.Tensor]:
-        return pixel_loss(network(self.guess(batch)), batch.pixels, self.absolute_weight)
+        device = next(network.parameters()).device
+        self.unet.to(device)
+        here = DecodingBatch(*(tensor.to(device) for tensor in batch))
+        return pixel_loss(network(self.guess(here)), here.pixels, self.absolute_weight)
 
     @torch.no_grad()
     def guess(self, batch: DecodingBatch) -> torch.Tensor:
-        """Return what the UNet takes the latents for, after one look at them under noise."""
-        count = len(batch.latents)
-        timesteps = torch.randint(TIMESTEPS, (count,))
+        """Return what the UNet takes the latents for, after one look at them under noise.
+
+        The batch lies on the UNet's device; the random numbers are the CPU's, as everywhere.
+        """
+        count, device = len(batch.latents), batch.latents.device
+        timesteps = torch.randint(TIMESTEPS, (count,)).to(device)
         alpha, sigma = self.levels.alpha_sigma(timesteps)
-        noised = alpha * batch.latents + sigma * torch.randn(batch.latents.shape)
-        empty = self.unconditional.expand(count, -1, -1)
+        noised = alpha * batch.latents + sigma * torch.randn(batch.latents.shape).to(device)
+        empty = self.unconditional.to(device).expand(count, -1, -1)
         output = self.unet(
             torch.cat([noised, noised]),
             torch.cat([timesteps, timesteps]),
@@ -82,5 +88,5 @@ class DecodingTask:
         )[0]
         without, within = output.chunk(2)
         low, high = GUIDANCE
-        scale = low + (high - low) * torch.rand(count, 1, 1, 1)
+        scale = low + (high - low) * torch.rand(count, 1, 1, 1).to(device)
         return (noised - sigma * (without + scale * (within - without))) / alpha
