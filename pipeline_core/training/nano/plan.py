@@ -85,14 +85,14 @@ class NanoPlan:
     )
     guidance: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(12_500, batch_size=96, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
+            small(10_900, batch_size=96, decay_share=0.4, ema_decay=0.999, warmup_steps=20),
             pictures=24_000,
             dropped=0.1,
         )
     )
     details: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(2800, batch_size=96, decay_share=0.6, ema_decay=0.999, warmup_steps=30),
+            small(3800, batch_size=96, decay_share=0.6, ema_decay=0.999, warmup_steps=30),
             pictures=24_000,
             dropped=0.1,
             timestep_power=1.5,  # a third of them among the cleanest fifth: holes, edges, strokes
@@ -100,7 +100,7 @@ class NanoPlan:
     )
     decoder: LoopOptions = field(
         default_factory=lambda: small(
-            900, batch_size=8, matrix_learning_rate=0.005, ema_decay=0.995, sample_every=100
+            1300, batch_size=8, matrix_learning_rate=0.005, ema_decay=0.995, sample_every=100
         )
     )
     english: UNetStage = field(
