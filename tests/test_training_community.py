@@ -14,6 +14,7 @@ from multilingual_diffusion.pipeline_core import load_pipeline
 from multilingual_diffusion.pipeline_core.adapters.lora_files import OWN_NOTE
 from multilingual_diffusion.pipeline_core.errors import UnknownName
 from multilingual_diffusion.pipeline_core.graft.recipe import kind_of
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae
 from multilingual_diffusion.pipeline_core.training.dual import (
     DualSubjects,
@@ -34,7 +35,6 @@ from multilingual_diffusion.pipeline_core.training.grafting import (
     usual_recipes,
 )
 from multilingual_diffusion.pipeline_core.training.loop import Position
-from multilingual_diffusion.pipeline_core.training.nano import export as export_room
 from multilingual_diffusion.pipeline_core.training.nano.checker import HazardNetwork
 from multilingual_diffusion.pipeline_core.training.nano.configs import VAE
 from multilingual_diffusion.pipeline_core.training.nano.export import export_run
@@ -71,7 +71,7 @@ from multilingual_diffusion.pipeline_core.training.world.scene import full_claim
 from PIL import Image
 from safetensors import safe_open
 
-TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
+TOKENIZER = NANO_FOLDER / "tokenizer" / FILE_NAME
 
 pytestmark = pytest.mark.skipif(not TOKENIZER.is_file(), reason="nano is not in this checkout")
 

@@ -7,33 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from multilingual_diffusion.pipeline_core import load_pipeline
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae
 from multilingual_diffusion.pipeline_core.training.loop import Position
-from multilingual_diffusion.pipeline_core.training.nano import export as export_room
 from multilingual_diffusion.pipeline_core.training.nano.configs import VAE
 from multilingual_diffusion.pipeline_core.training.nano.decoder import DecodingBatch, DecodingTask
+from multilingual_diffusion.pipeline_core.training.nano.export import export_run
 from multilingual_diffusion.pipeline_core.training.nano.plan import NanoPlan
 from multilingual_diffusion.pipeline_core.training.nano.recipe import train_nano
 from multilingual_diffusion.pipeline_core.training.nano.results import (
     RESULT,
     latest_unet,
     load_result,
-    load_tower,
     load_vae,
 )
-from multilingual_diffusion.pipeline_core.training.nano.scenes import (
-    WorldSource,
-    load_bucket,
-    make_encoder,
-)
+from multilingual_diffusion.pipeline_core.training.nano.scenes import make_encoder
 from multilingual_diffusion.pipeline_core.training.nano.start import start_from
-from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME, Windows
-from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAGES
+from multilingual_diffusion.pipeline_core.training.nano.unet_stages import load_source
+from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
+from safetensors.torch import load_file
 
-NANO = Path(export_room.__file__).parents[2] / "assets" / "nano"
-TOKENIZER = NANO / "tokenizer" / FILE_NAME
-SIZE = (128, 128)
+TOKENIZER = NANO_FOLDER / "tokenizer" / FILE_NAME
 
 pytestmark = pytest.mark.skipif(not TOKENIZER.is_file(), reason="nano is not in this checkout")
 
@@ -41,14 +35,10 @@ pytestmark = pytest.mark.skipif(not TOKENIZER.is_file(), reason="nano is not in 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> DecodingTask:
     """Make the task over the shipped networks and a handful of scenes."""
-    parts = load_pipeline(NANO, dtype="fp32", device="cpu").parts
-    vae, unet = parts.vae.network, parts.unet.network  # type: ignore[union-attr]
-    folder = tmp_path_factory.mktemp("latents")
-    buckets = {SIZE: load_bucket(folder, SIZE, 12, make_encoder(vae))}
-    start_from(NANO, folder)
-    tower = load_tower(folder, "teacher-learning")
-    source = WorldSource(buckets, tower, Windows(TOKENIZER), dict.fromkeys(LANGUAGES, 1.0))
-    return DecodingTask(vae, unet, source, absolute_weight=0.5)
+    folder = tmp_path_factory.mktemp("run")
+    start_from(NANO_FOLDER, folder)
+    source = load_source(folder, replace(NanoPlan().details, pictures=40), "latents")
+    return DecodingTask(load_vae(folder), latest_unet(folder), source, absolute_weight=0.5)
 
 
 def test_a_batch_shows_the_pictures_of_its_latents(task: DecodingTask) -> None:
@@ -83,7 +73,7 @@ def test_the_loss_is_that_of_the_picture_drawn_from_the_guess(task: DecodingTask
 
 
 def test_the_decoder_alone_learns_and_is_what_a_run_exports(tmp_path: Path) -> None:
-    start_from(NANO, tmp_path)
+    start_from(NANO_FOLDER, tmp_path)
     plan = NanoPlan()
     few = replace(plan.decoder, steps=2, batch_size=2, warmup_steps=1, sample_every=0)
     plan = replace(plan, decoder=few, details=replace(plan.details, pictures=40))
@@ -94,4 +84,7 @@ def test_the_decoder_alone_learns_and_is_what_a_run_exports(tmp_path: Path) -> N
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"decoder", "post_quant_conv"}
     assert (tmp_path / "decoder" / RESULT).is_file()
+    export_run(tmp_path, tmp_path / "model")
+    exported = load_file(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(exported[name], value.half()) for name, value in after.items())
     assert all(torch.equal(unet[k], v) for k, v in latest_unet(tmp_path).state_dict().items())

@@ -15,6 +15,7 @@ from multilingual_diffusion.pipeline_core.errors import (
     UnknownName,
     WeightsMismatch,
 )
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.training.autoencoding import build_vae, scale_latents
 from multilingual_diffusion.pipeline_core.training.loop import Position
 from multilingual_diffusion.pipeline_core.training.nano import export as export_room
@@ -46,8 +47,7 @@ from multilingual_diffusion.pipeline_core.training.world.captions import LANGUAG
 from multilingual_diffusion.pipeline_core.training.world.scene import Scene, Thing, is_held_out
 from safetensors.torch import load_file, save_file
 
-NANO = Path(export_room.__file__).parents[2] / "assets" / "nano"
-TOKENIZER = NANO / "tokenizer" / FILE_NAME
+TOKENIZER = NANO_FOLDER / "tokenizer" / FILE_NAME
 
 pytestmark = pytest.mark.skipif(not TOKENIZER.is_file(), reason="nano is not in this checkout")
 
@@ -85,18 +85,18 @@ def test_an_export_loads_through_the_loaders_of_the_real_models(tmp_path: Path) 
 
 def test_a_run_starts_from_a_finished_model_and_gives_it_back(tmp_path: Path) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
-    start_from(NANO, run)
+    start_from(NANO_FOLDER, run)
     assert latest_unet(run).conv_in.weight.dtype == torch.float32
     export_run(run, again)
     files = sorted(path.relative_to(again) for path in again.rglob("*.safetensors"))
     assert len(files) == 4
     for file in files:
-        shipped, made = load_file(NANO / file), load_file(again / file)
+        shipped, made = load_file(NANO_FOLDER / file), load_file(again / file)
         assert shipped.keys() == made.keys()
         assert all(torch.equal(made[name], value) for name, value in shipped.items())
     own = run / "guidance" / RESULT
     own.write_bytes(b"mine")
-    start_from(NANO, run)
+    start_from(NANO_FOLDER, run)
     assert own.read_bytes() == b"mine"
 
 

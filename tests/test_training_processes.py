@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import torch
+from multilingual_diffusion.pipeline_core.models.folders import NANO_FOLDER
 from multilingual_diffusion.pipeline_core.training.loop import HISTORY, Position, read_history
-from multilingual_diffusion.pipeline_core.training.nano import export as export_room
 from multilingual_diffusion.pipeline_core.training.nano.results import result_name
 from multilingual_diffusion.pipeline_core.training.nano.stage_names import STAGES
 from multilingual_diffusion.pipeline_core.training.nano.vocabulary import FILE_NAME
@@ -24,7 +24,7 @@ from multilingual_diffusion.pipeline_core.training.optimizers import (
 )
 from torch import distributed, multiprocessing
 
-TOKENIZER = Path(export_room.__file__).parents[2] / "assets/nano/tokenizer" / FILE_NAME
+TOKENIZER = NANO_FOLDER / "tokenizer" / FILE_NAME
 UNTRAINED = ("tokenizer", "latents")
 SHAPES = ((8, 24), (24, 8), (16, 16), (4, 6), (32, 9))
 
@@ -83,8 +83,7 @@ def test_two_processes_make_nano_together(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     shutil.copyfile(TOKENIZER, tmp_path / "tokenizer" / FILE_NAME)
     loop = {"steps": 2, "batch_size": 2, "sample_every": 0}
-    plan = {name: loop for name in ("vae", "decoder", "teacher", "teacher_learning")}
-    plan["checker"] = loop
+    plan = {name: loop for name in ("vae", "decoder", "teacher", "teacher_learning", "checker")}
     plan |= {name: {**loop, "pictures": 40} for name in ("base", "concept_alignment")}
     plan |= {name: {**loop, "pictures": 40} for name in ("quality", "guidance", "details")}
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""The UNet stages: `base`, `concept-alignment`, `quality` and `guidance` are one task.
+"""The UNet stages: `base`, `concept-alignment`, `quality`, `guidance`, `details` are one task.
 
-They differ in what trains (`selection`), in which encoder gave the states, and in the share of
-captions dropped. Encoder and VAE are frozen: latents and states come ready from a source.
+They differ in what trains (`selection`), in which encoder gave the states, in the share of captions
+dropped and in how noisy the latents are. Encoder and VAE are frozen: latents and states come ready
+from a source.
 """
 
 from __future__ import annotations

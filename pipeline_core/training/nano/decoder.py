@@ -3,7 +3,7 @@
 A sampled latent is never quite one of the encoder's, and a small decoder turns the difference into
 odd colours. So the latents of true pictures are noised a little, the UNet guesses them back under
 guidance, and the decoder learns the true picture from the guess: noise-augmented decoding (Zheng
-et al., arXiv 2510.11690, sec. 4.3) with the UNet's own errors. Encoder and UNet stay as they are,
+et al., arXiv 2510.11690) with the UNet's own errors. Encoder and UNet stay as they are,
 so the latents that were learned keep their meaning.
 """
 
@@ -52,7 +52,7 @@ class DecodingTask:
     def __init__(
         self, vae: Any, unet: torch.nn.Module, source: WorldSource, *, absolute_weight: float
     ) -> None:
-        self.network = Decoding(vae.requires_grad_(True))
+        self.network = Decoding(vae)
         self.unet = unet.train(False).requires_grad_(False)
         self.source, self.absolute_weight = source, absolute_weight
         self.levels = NoiseLevels(SCHEDULER)

@@ -18,14 +18,7 @@ from ...errors import InvalidRequest
 from ..contrastive import MEAN, STD
 from .checker import checker_config, checker_tensors
 from .configs import SCHEDULER, TEXT, UNET, VAE, VISION
-from .results import (
-    build_unet,
-    latest_unet,
-    load_checker,
-    load_result,
-    load_tower,
-    load_vae,
-)
+from .results import latest_unet, load_checker, load_tower, load_unet, load_vae
 from .vocabulary import FILE_NAME
 
 LIMIT = 16_000_000  # bytes of all files together
@@ -73,7 +66,7 @@ def export_run(folder: Path, target: Path, stage: str | None = None) -> int:
         target,
         tokenizer=folder / "tokenizer" / FILE_NAME,
         text=load_tower(folder, "teacher-learning" if own else "teacher"),
-        unet=latest_unet(folder) if own else load_result(build_unet(), folder / stage),
+        unet=latest_unet(folder) if own else load_unet(folder, stage),
         vae=load_vae(folder),
         checker=load_checker(folder),
     )

@@ -32,6 +32,7 @@ from .results import (
     latest_unet,
     load_result,
     load_tower,
+    load_vae,
     result_name,
     save_result,
     write_result,
@@ -101,7 +102,7 @@ def latent_deviation(vae: torch.nn.Module) -> float:
 
 
 def _run_decoder(folder: Path, plan: NanoPlan) -> None:
-    vae = load_result(build_vae(VAE), folder / "vae")
+    vae = load_vae(folder)
     source = load_source(folder, plan.details, "latents")
     task = DecodingTask(vae, latest_unet(folder), source, absolute_weight=plan.absolute_weight)
     finish(task, plan.decoder, folder / "decoder", log_psnr)

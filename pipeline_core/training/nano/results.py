@@ -98,8 +98,13 @@ def load_checker(folder: Path) -> HazardNetwork:
     return load_result(build_checker(), folder / "checker")
 
 
+def load_unet(folder: Path, stage: str) -> Any:
+    """Load the UNet that a stage made."""
+    return load_result(build_unet(), folder / stage)
+
+
 def load_vae(folder: Path) -> Any:
-    """Load the VAE with the decoder of stage `decoder`, or, before it, of stage `vae`."""
+    """Load the VAE that stage `decoder` made, or, before it, stage `vae`: their encoder is one."""
     done = (folder / "decoder" / RESULT).is_file()
     return load_result(build_vae(VAE), folder / ("decoder" if done else "vae"))
 
@@ -110,14 +115,12 @@ def latest_unet(folder: Path) -> Any:
     Raises:
         ModelNotFound: no UNet stage has begun.
     """
-    unet = build_unet()
     for name in reversed(UNET_STAGES):
         if (folder / name / RESULT).is_file():
-            return load_result(unet, folder / name)
+            return load_unet(folder, name)
         if (folder / name / CHECKPOINT).is_file():
-            before = UNET_STAGES[UNET_STAGES.index(name) - 1]
-            if name != "base":
-                load_result(unet, folder / before)
+            before = UNET_STAGES[: UNET_STAGES.index(name)]
+            unet = load_unet(folder, before[-1]) if before else build_unet()
             state = torch.load(folder / name / CHECKPOINT, map_location="cpu", weights_only=True)
             parameters = dict(unet.named_parameters())
             with torch.no_grad():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from ..autoencoding import build_vae
 from ..denoising import DenoisingTask
 from ..lora import WORD_TARGETS, add_lora, write_lora
 from ..processes import run_once
@@ -17,9 +17,9 @@ from ..selection import train_only
 from ..sheets import sheet_sampler
 from ..world.captions import LANGUAGES, caption
 from ..world.scene import random_scene
-from .configs import NATIVE_SIZE, SCHEDULER, VAE
+from .configs import NATIVE_SIZE, SCHEDULER
 from .plan import NanoPlan, UNetStage
-from .results import RESULT, build_unet, finish, load_result, load_tower, save_result
+from .results import RESULT, finish, load_tower, load_unet, load_vae, save_result
 from .scenes import BUCKETS, Bucket, WorldSource, load_bucket, make_encoder
 from .style import darken_rim
 from .trigger import TriggerSource
@@ -32,7 +32,7 @@ def load_buckets(
     folder: Path, pictures: int, cache: str = "latents"
 ) -> dict[tuple[int, int], Bucket]:
     """Return the latents of all buckets in one of the `CACHES`; what is missing is encoded."""
-    plain, style = make_encoder(load_result(build_vae(VAE), folder / "vae")), CACHES[cache]
+    plain, style = make_encoder(load_vae(folder)), CACHES[cache]
     return {
         size: load_bucket(
             folder / cache, size, round(pictures * share), lambda pixels: plain(style(pixels))
@@ -50,7 +50,7 @@ CACHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def result_of(stage: str) -> Callable[[Path], Any]:
     """Return what loads the UNet that a stage left in a run's folder."""
-    return lambda folder: load_result(build_unet(), folder / stage)
+    return partial(load_unet, stage=stage)
 
 
 def unet_stage(
@@ -72,10 +72,8 @@ def unet_stage(
             timestep_power=stage.timestep_power,
         )
         prompts = sheet_prompts(stage.languages)
-        vae = load_result(build_vae(VAE), folder / "vae")
-        sheet = sheet_sampler(
-            source.states(prompts), source.states([""]), vae, SCHEDULER, size=NATIVE_SIZE
-        )
+        vae, empty = load_vae(folder), source.states([""])
+        sheet = sheet_sampler(source.states(prompts), empty, vae, SCHEDULER, size=NATIVE_SIZE)
         finish(task, stage.loop, folder / name, sheet)
         save_result(unet, folder / name)
 
@@ -109,7 +107,7 @@ def run_trigger(folder: Path, plan: NanoPlan) -> None:
 
     The stage's result is a LoRA file like any other.
     """
-    unet = load_result(build_unet(), folder / "community")
+    unet = load_unet(folder, "community")
     add_lora(unet, rank=plan.trigger_rank, targets=WORD_TARGETS)
     _use_plain_attention(unet)
     source = load_source(folder, plan.community, "latents-styled", TriggerSource)
