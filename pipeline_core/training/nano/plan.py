@@ -92,15 +92,15 @@ class NanoPlan:
     )
     details: UNetStage = field(
         default_factory=lambda: UNetStage(
-            small(3800, batch_size=96, decay_share=0.6, ema_decay=0.999, warmup_steps=30),
+            small(6200, batch_size=96, decay_share=0.6, ema_decay=0.999, warmup_steps=30),
             pictures=24_000,
             dropped=0.1,
-            timestep_power=1.5,  # a third of them among the cleanest fifth: holes, edges, strokes
+            timestep_power=2.0,  # 45 % of them among the cleanest fifth: holes, edges, strokes
         )
     )
     decoder: LoopOptions = field(
         default_factory=lambda: small(
-            1300, batch_size=8, matrix_learning_rate=0.005, ema_decay=0.995, sample_every=100
+            2300, batch_size=8, matrix_learning_rate=0.005, ema_decay=0.995, sample_every=100
         )
     )
     english: UNetStage = field(
