@@ -377,10 +377,10 @@ def chain(length: int) -> dict[str, Any]:
 
 def seconds(data: dict[str, Any]) -> float:
     workflow = parse_api(data)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a busy machine is not our cost
     with contextlib.suppress(InvalidWorkflow):
         validate(workflow, CLASSES)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_long_chains_cost_linear_time_and_no_stack() -> None:
